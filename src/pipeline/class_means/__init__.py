@@ -1,0 +1,1 @@
+"""Class means that were made elsewhere become units, without images or a network."""

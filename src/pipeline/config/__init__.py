@@ -1,0 +1,1 @@
+"""Settings: the schema, the defaults, the documentation and the error messages."""

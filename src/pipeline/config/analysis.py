@@ -1,0 +1,20 @@
+"""What is measured of finished runs beyond their accuracy."""
+
+from pydantic import Field
+
+from pipeline.config.base import Count, Integer, Settings
+
+
+class DomainGap(Settings):
+    """Theorem 1's domain gap (UOT paper, section 3.1) at the start and at the end of fine-tuning.
+
+    A run with reuse is measured with its own selection, one without with all of the experiment.
+    """
+
+    batch_size: Count = Field(
+        256,
+        description="Source images in a batch, the size that the gap is of (256 in UOT paper, section 4.1).",
+    )
+    batches: Integer = Field(
+        20, ge=3, description="Batches of each side; at most as many as the target has test images."
+    )

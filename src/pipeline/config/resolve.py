@@ -1,0 +1,268 @@
+"""What each rule is told: the settings, files and components that a config means for one job."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch
+from pipeline.config.datasets import AnyDataset, ClassMeans, Published
+from pipeline.config.model import Config, Experiment
+from pipeline.config.runs import Gap, Ranking, Run
+from pipeline.config.search import with_values
+from pipeline.config.selections import AnyUnits, Clusters, Samples
+from pipeline.datasets.sets import load_set
+from pipeline.datasets.sets.archive import Archive
+
+TRAINING = (
+    "budget",
+    "batch_size",
+    "accumulate",
+    "precision",
+    "threads",
+    "optimiser",
+    "schedule",
+    "augmentation",
+)
+
+
+def to_json(value: Any) -> str:
+    """Settings as rules pass them on: keys sorted, so that their order changes nothing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class Resolver:
+    """Answers the rules' questions about one config."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._runs = {tuple(run.keys().values()): run for run in config.runs()}
+        self._gaps = {gap.run: gap for gap in config.gaps()}
+
+    def run(self, backbone: str, target: str, selection: str, recipe: str, seed: str | int) -> Run:
+        """The run with these keys."""
+        return self._runs[backbone, target, selection, recipe, int(seed)]
+
+    def trial_run(self, backbone: str, target: str, selection: str, recipe: str) -> Run:
+        """What a trial of a recipe's search trains, with the seed of the search."""
+        search = self.config.recipes[recipe].search
+        assert search is not None
+        same = (
+            run for run in self._runs.values() if run[0:1] + run[2:5] == (backbone, target, selection, recipe)
+        )
+        run = next(same, Run(backbone, None, target, selection, recipe, 0))
+        return run._replace(seed=search.seed)
+
+    def used_entries(self) -> Iterator[tuple[str, str, AnyDataset | AnyBackbone]]:
+        """Section, name and entry of every dataset and backbone that a run or ranking needs, each once."""
+        needing: list[Run | Ranking] = [*self.config.runs(), *self.config.rankings()]
+        backbones = list(dict.fromkeys(one.backbone for one in needing))
+        sources = [self.config.source_of(name) for name in backbones]
+        datasets = dict.fromkeys([*sources, *(name for one in needing for name in (one.source, one.target))])
+        for dataset in filter(None, datasets):
+            yield "datasets", dataset, self.config.datasets[dataset]
+        for backbone in backbones:
+            yield "backbones", backbone, self.config.backbones[backbone]
+
+    def used_files(self) -> Iterator[tuple[str, str]]:
+        """Key path and path of every local file and folder that a run or ranking needs."""
+        for section, name, entry in self.used_entries():
+            if isinstance(entry, ClassMeans):
+                for backbone in self._backbones_with(name):
+                    yield f"{section}.{name}.path", entry.file(backbone)
+                continue
+            for key in ("path", "concepts"):
+                path = getattr(entry, key, None)
+                if path and not (key == "path" and isinstance(entry, Published)):
+                    yield f"{section}.{name}.{key}", path
+        for selection in dict.fromkeys(ranking.selection for ranking in self.config.rankings()):
+            mapping = getattr(self.config.selections[selection], "mapping", None)
+            if mapping:
+                yield f"selections.{selection}.mapping", mapping
+
+    def used_archives(self) -> Iterator[tuple[str, Archive]]:
+        """Key path and archive of every published set that a run or ranking needs."""
+        for section, name, entry in self.used_entries():
+            if isinstance(entry, Published):
+                yield f"{section}.{name}.path", Archive(load_set(entry.name), Path(entry.path))
+
+    def _backbones_with(self, dataset: str) -> list[str]:
+        """Backbones that a dataset is ranked by, on either side."""
+        rankings = self.config.rankings()
+        return list(dict.fromkeys(r.backbone for r in rankings if dataset in (r.source, r.target)))
+
+    def architecture_module(self, backbone: str) -> str:
+        """Module of the backbone's network."""
+        entry = self.config.origin(backbone)
+        architecture = getattr(entry, "architecture", None)
+        name = architecture.name if architecture else "torchvision"
+        return f"pipeline.backbones.architectures.{name}"
+
+    def resize(self, backbone: str) -> int:
+        """Stored size of images for a backbone, in pixels."""
+        entry = self.config.origin(backbone)
+        assert not isinstance(entry, KeptEpoch | Elsewhere)
+        return entry.preprocessing.resize
+
+    def weights_settings(self, backbone: str) -> dict[str, Any]:
+        """What a backbone's weights depend on: its entry, less the layer that features are read from."""
+        return self.config.backbones[backbone].model_dump(mode="json", exclude={"feature_layer"})
+
+    def features_settings(self, backbone: str) -> dict[str, Any]:
+        """What a backbone's features depend on beside its weights."""
+        entry = self.config.backbones[backbone]
+        assert not isinstance(entry, Elsewhere)
+        return {**self.config.features.plain(), "feature_layer": entry.feature_layer}
+
+    def selection_settings(self, selection: str) -> dict[str, Any]:
+        """A selection entry without its units, which have a rule of their own."""
+        return self.config.selections[selection].model_dump(mode="json", exclude={"units"})
+
+    def recalled(self) -> list[Ranking]:
+        """Every ranking whose recall is told, once."""
+        told = (made for entry in self.config.experiments for made, _ in self._recalled_by(entry))
+        return list(dict.fromkeys(told))
+
+    def recall_settings(self) -> dict[str, Any]:
+        """By experiment, the rankings whose recall is told, and of which concepts."""
+        experiments = [
+            {
+                "name": experiment.name,
+                "rankings": [
+                    {**made._asdict(), "concepts": concepts}
+                    for made, concepts in self._recalled_by(experiment)
+                ],
+            }
+            for experiment in self.config.experiments
+            if experiment.recall
+        ]
+        return {"experiments": experiments}
+
+    def _recalled_by(self, experiment: Experiment) -> Iterator[tuple[Ranking, list[str]]]:
+        for ranking in self.config.rankings_of(experiment):
+            if ranking.target in experiment.recall:
+                yield ranking, experiment.recall[ranking.target]
+
+    def units_key(self, selection: str) -> str:
+        """Folder name of the units that a selection is over."""
+        return units_key(self.config.selections[selection].units)
+
+    def units_settings(self, key: str) -> dict[str, Any]:
+        """Settings of the units of that folder name."""
+        if key == "classes":
+            return {"by": "class"}
+        for selection in self.config.selections.values():
+            if units_key(selection.units) == key:
+                return selection.units.plain()
+        raise KeyError(key)
+
+    def initialisation_settings(self, recipe: str) -> dict[str, Any]:
+        """The part of a recipe that its first stage depends on."""
+        entry = self.config.recipes[recipe].plain()
+        return {key: entry[key] for key in (*TRAINING, "initialise")}
+
+    def initialisation_key(self, recipe: str) -> str:
+        """Folder name of a recipe's first stage: equal stages of several recipes run once."""
+        settings = self.initialisation_settings(recipe)
+        return f"{settings['initialise']['name']}-{_short(settings)}"
+
+    def initialisation_settings_of(self, key: str) -> dict[str, Any]:
+        """Settings of the stage of that folder name."""
+        for recipe in self.config.recipes:
+            if self.initialisation_key(recipe) == key:
+                return self.initialisation_settings(recipe)
+        raise KeyError(key)
+
+    def finetuning_settings(self, run: Run) -> dict[str, Any]:
+        """A run's recipe and keys, the parts it is fitted on and those it predicts."""
+        recipe = self.config.recipes[run.recipe]
+        plain = recipe.model_dump(mode="json", exclude={"search", "take", "tuned"})
+        for tuned in recipe.tuned:
+            named = [
+                (tuned.backbone, run.backbone),
+                (tuned.target, run.target),
+                (tuned.selection, run.selection),
+            ]
+            if all(wanted in (None, found) for wanted, found in named):
+                plain = with_values(plain, tuned.values)
+        fit_on = recipe.fit_on.split("+")
+        return {
+            **plain,
+            "run": run.keys(),
+            "fit_on": fit_on,
+            "predict": [part for part in ("validation", "test") if part not in fit_on],
+            "chosen": [*(recipe.search.grid if recipe.search else {}), *self._taken_keys(run.recipe)],
+            "may_diverge": False,
+        }
+
+    def trials(self, recipe: str) -> dict[str, dict[str, Any]]:
+        """Name and values of every trial of a recipe's search; the name is of the values alone."""
+        search = self.config.recipes[recipe].search
+        return {_short(values): values for values in search.trials()} if search else {}
+
+    def trial_settings(self, run: Run, trial: str) -> dict[str, Any]:
+        """What a trial trains: fitted on the training part alone, judged on validation."""
+        settings = with_values(self.finetuning_settings(run), self.trials(run.recipe)[trial])
+        parts = {"fit_on": ["train"], "predict": ["validation"]}
+        return {**settings, **parts, "chosen": self._taken_keys(run.recipe), "may_diverge": True}
+
+    def search_settings(self, target: str, recipe: str) -> dict[str, Any]:
+        """What decides a search: the target's metric, and the trials in the order of the grid."""
+        dataset = self.config.datasets[target]
+        assert not isinstance(dataset, ClassMeans)
+        trials = [{"trial": name, "values": values} for name, values in self.trials(recipe).items()]
+        return {"metric": dataset.metric, "trials": trials}
+
+    def _taken_keys(self, recipe: str) -> list[str]:
+        take = self.config.recipes[recipe].take
+        return take.keys if take else []
+
+    def gaps(self) -> list[Gap]:
+        """The domain gaps to measure, one entry for each run."""
+        return list(self._gaps.values())
+
+    def gap(self, run: Run) -> Gap:
+        """What is measured of one run."""
+        return self._gaps[run]
+
+    def gap_settings(self, gap: Gap) -> dict[str, Any]:
+        """How to measure; of a run without reuse also how source images would take part.
+
+        What the run was trained with otherwise, searches' choices too, its model says.
+        """
+        unmeasured = {"weight", "batch_size", "batch_norm", "head", "leaks"}
+        reuse = self.config.recipes[gap.recipe].reuse.model_dump(mode="json", exclude=unmeasured)
+        return {
+            **gap.settings.plain(),
+            "threads": self.config.recipes[gap.run.recipe].threads,
+            "selections": list(gap.selections),
+            "reuse": None if gap.run.source else reuse,
+        }
+
+    def gap_components(self, gap: Gap) -> list[str]:
+        """Modules that the measurement of a gap loads by name."""
+        reuse = self.config.recipes[gap.recipe].reuse.name
+        return [self.architecture_module(gap.run.backbone), f"pipeline.reuse.{reuse}"]
+
+    def finetuning_components(self, run: Run) -> list[str]:
+        """Modules that a run's settings name."""
+        recipe = self.config.recipes[run.recipe]
+        components = [
+            self.architecture_module(run.backbone),
+            f"pipeline.objectives.{recipe.objective.name}",
+        ]
+        if recipe.reuse.name != "none":
+            components.append(f"pipeline.reuse.{recipe.reuse.name}")
+        return components
+
+
+def units_key(units: AnyUnits) -> str:
+    """``classes``, ``samples``, or ``clusters<K>-<digest of the settings>``."""
+    if isinstance(units, Clusters):
+        return f"clusters{units.clusters}-{_short(units.plain())}"
+    return "samples" if isinstance(units, Samples) else "classes"
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:8]

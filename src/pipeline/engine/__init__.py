@@ -1,0 +1,1 @@
+"""Training in plain PyTorch: data streams, optimisers, schedules, one loop, checkpoints."""

@@ -1,0 +1,145 @@
+"""Random changes of training images, on whole batches, on the device they are on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+
+# Numbers each image draws: crop y, crop x, area, ratio, flip, three jitters, grey, blur, sigma.
+DRAWS = 11
+
+
+class Augmentation:
+    """Crop, flip, colour jitter, grey and blur, then normalisation.
+
+    Attributes:
+        draws: How many numbers each image takes.
+
+    Args:
+        settings: The ``augmentation`` section of a recipe.
+        preprocessing: ``crop``, ``mean`` and ``std`` of the backbone.
+    """
+
+    draws = DRAWS
+
+    def __init__(self, settings: Mapping[str, Any], preprocessing: Mapping[str, Any]):
+        self.settings = settings
+        self.crop = int(preprocessing["crop"])
+        self.normalise = Normalisation(preprocessing)
+
+    def __call__(self, images: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+        """Change each image by its own numbers.
+
+        Args:
+            images: uint8 (n, height, width, 3).
+            draws: float32 (n, `draws`) in [0, 1).
+
+        Returns:
+            float32 (n, 3, crop, crop), normalised, channels last in memory.
+        """
+        return self.normalise.pixels(self.change(images, torch.from_numpy(draws).to(images.device)))
+
+    def change(self, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """As a call, before the normalisation: float32 (n, 3, crop, crop) in 0..1."""
+        if self.settings["resized_crop"] is not None:
+            pixels = self._resized_crop(images, numbers)
+        else:
+            pixels = self._padded_crop(images, numbers)
+        return self._colours(pixels, numbers)
+
+    def _padded_crop(self, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """Cut a square out of the padded image by indexing: exact, and flipped on the way."""
+        count, height, width, _ = images.shape
+        padding, fill = self.settings["padding"], self.settings["fill"]
+        if padding:
+            images = functional.pad(images, (0, 0, padding, padding, padding, padding), value=fill)
+        rows = _window(numbers[:, 0], height + 2 * padding, self.crop)
+        columns = _window(numbers[:, 1], width + 2 * padding, self.crop)
+        columns = torch.where(self._flipped(numbers)[:, None], columns.flip(1), columns)
+        picked = images[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return picked.permute(0, 3, 1, 2).float().div_(255)
+
+    def _resized_crop(self, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """A random area of random shape, resized; as torchvision's RandomResizedCrop."""
+        low, high = self.settings["resized_crop"]
+        area = low + (high - low) * numbers[:, 2]
+        log_ratio = (2 * numbers[:, 3] - 1) * float(np.log(4 / 3))
+        half_width = torch.clamp(torch.sqrt(area * torch.exp(log_ratio)), max=1.0)
+        half_height = torch.clamp(torch.sqrt(area * torch.exp(-log_ratio)), max=1.0)
+        mirror = 1 - 2 * self._flipped(numbers).float()
+        transform = torch.zeros(len(images), 2, 3, device=images.device)
+        transform[:, 0, 0] = half_width * mirror
+        transform[:, 0, 2] = (2 * numbers[:, 1] - 1) * (1 - half_width)
+        transform[:, 1, 1] = half_height
+        transform[:, 1, 2] = (2 * numbers[:, 0] - 1) * (1 - half_height)
+        grid = functional.affine_grid(transform, [len(images), 3, self.crop, self.crop], align_corners=False)
+        pixels = images.permute(0, 3, 1, 2).float().div_(255)
+        return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+    def _flipped(self, numbers: torch.Tensor) -> torch.Tensor:
+        return (numbers[:, 4] < 0.5) & bool(self.settings["flip"])
+
+    def _colours(self, pixels: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        strength = self.settings["colour_jitter"]
+        if strength:
+            factors = (1 + strength * (2 * numbers[:, 5:8] - 1))[:, :, None, None, None]
+            pixels = (pixels * factors[:, 0]).clamp_(0, 1)
+            mean = _grey(pixels).mean(dim=(2, 3), keepdim=True)
+            pixels = (mean + (pixels - mean) * factors[:, 1]).clamp_(0, 1)
+            grey = _grey(pixels)
+            pixels = (grey + (pixels - grey) * factors[:, 2]).clamp_(0, 1)
+        if self.settings["grey"]:
+            chosen = (numbers[:, 8] < self.settings["grey"])[:, None, None, None]
+            pixels = torch.where(chosen, _grey(pixels), pixels)
+        if self.settings["blur"]:
+            chosen = (numbers[:, 9] < self.settings["blur"])[:, None, None, None]
+            pixels = torch.where(chosen, _blur(pixels, 0.1 + 1.9 * numbers[:, 10]), pixels)
+        return pixels
+
+
+class Normalisation:
+    """Centre crop and normalisation, for evaluation and features."""
+
+    def __init__(self, preprocessing: Mapping[str, Any]):
+        self.crop = int(preprocessing["crop"])
+        self.mean = torch.tensor(preprocessing["mean"])[None, :, None, None]
+        self.std = torch.tensor(preprocessing["std"])[None, :, None, None]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, height, width, 3) to float32 (n, 3, crop, crop), channels last in memory."""
+        # Rounded as torchvision's CenterCrop does, so that published weights see what they know.
+        top, left = (round((side - self.crop) / 2) for side in images.shape[1:3])
+        centre = images[:, top : top + self.crop, left : left + self.crop]
+        return self.pixels(centre.permute(0, 3, 1, 2).float().div_(255))
+
+    def pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalise float32 (n, 3, height, width) in 0..1, in place."""
+        pixels.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _window(numbers: torch.Tensor, size: int, crop: int) -> torch.Tensor:
+    """Row (or column) numbers of a random window for each image, int64 (n, crop)."""
+    start = (numbers * (size - crop + 1)).long()
+    return start[:, None] + torch.arange(crop, device=numbers.device)[None, :]
+
+
+def _grey(pixels: torch.Tensor) -> torch.Tensor:
+    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[None, :, None, None]
+    return (pixels * weights).sum(1, keepdim=True)
+
+
+def _blur(pixels: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """A Gaussian of each image's own sigma (pixels), separable, nine taps."""
+    count, channels, height, width = pixels.shape
+    offsets = torch.arange(-4, 5, device=pixels.device, dtype=pixels.dtype)
+    kernel = torch.exp(-0.5 * (offsets[None, :] / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    planes = pixels.reshape(1, count * channels, height, width)
+    groups = count * channels
+    padded = functional.pad(planes, (4, 4, 4, 4), mode="replicate")
+    rows = functional.conv2d(padded, kernel[:, None, :, None], groups=groups)
+    blurred = functional.conv2d(rows, kernel[:, None, None, :], groups=groups)
+    return blurred.reshape(count, channels, height, width)

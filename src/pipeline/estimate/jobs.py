@@ -1,0 +1,169 @@
+"""Every job of a config that a GPU works on, and how many images pass the network in it."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config.backbones import PretrainedHere
+from pipeline.config.datasets import ClassMeans
+from pipeline.config.model import NO_SELECTION
+from pipeline.config.resolve import Resolver
+from pipeline.engine.streams import Shuffled
+from pipeline.engine.train import Window
+from pipeline.estimate.images import Count
+
+PRETRAINING, FEATURES, INITIALISATION = "pre-training", "feature extraction", "initialisation"
+TRIALS, FINETUNING = "trials of searches", "fine-tuning"
+KINDS = (PRETRAINING, FEATURES, INITIALISATION, TRIALS, FINETUNING)
+# A backward pass takes the gradients of weights and of inputs: as much work as two forward passes.
+TRAINED = 3
+# Views of a source image in a batch, by kind of reuse (UOT paper, Eq. 6 and 7).
+VIEWS = {"labelled": 1, "pseudo_labelled": 2}
+
+Counts = Callable[[str], Count | None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that a GPU works on.
+
+    Attributes:
+        kind: One of `KINDS`.
+        backbone: Whose network.
+        dataset: Whose images; the target, where source images take part too.
+        images: Images that pass the network, every view of them; None where nothing says how many the
+            dataset has.
+        forwards: The same in forward passes of one image, of which training takes three.
+        folder: Where its timings will be, below the results; empty where it keeps none.
+        settings: What it is told, as its timings record it.
+    """
+
+    kind: str
+    backbone: str
+    dataset: str
+    images: float | None
+    forwards: float | None
+    folder: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def gpu_jobs(resolver: Resolver, counts: Counts) -> list[Job]:
+    """Every job of a fresh run of the config, in the order of `KINDS`.
+
+    Where a search decides a setting, the recipe's own value stands for it. Evaluation on held-out
+    parts is left out: a few percent, which timings leave out as well.
+
+    Args:
+        resolver: Of the config.
+        counts: Images of a dataset.
+    """
+    kinds = (_pretraining, _features, _initialisations, _trials, _runs)
+    return [job for kind in kinds for job in kind(resolver, counts)]
+
+
+def trained_images(
+    training: Mapping[str, Any], count: int, share: tuple[float, float] = (0, 1)
+) -> tuple[int, int]:
+    """Images that a share of a budget trains on, and the batches that they come in.
+
+    Args:
+        training: ``budget``, ``batch_size``, ``accumulate``.
+        count: Images of an epoch.
+        share: From and to.
+
+    Raises:
+        PipelineError: If the share holds no step.
+    """
+    size, accumulate = training["batch_size"], training["accumulate"]
+    batches = Shuffled(count, size, seed=0).batches
+    window = Window.of_budget(training["budget"], batches, accumulate, share)
+    epochs, steps = divmod(window.last - window.first, window.per_epoch)
+    rest = steps * accumulate
+    # A last batch of a single image is left out.
+    return epochs * min(count, batches * size) + rest * size, epochs * batches + rest
+
+
+def _pretraining(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    config = resolver.config
+    names = [name for section, name, _ in resolver.used_entries() if section == "backbones"]
+    origins = dict.fromkeys(getattr(config.backbones[name], "of", name) for name in names)
+    for name in origins:
+        entry = config.backbones[name]
+        if not isinstance(entry, PretrainedHere):
+            continue
+        settings, count = resolver.weights_settings(name), counts(entry.dataset)
+        views = importlib.import_module(f"pipeline.pretraining.{entry.method.name}").VIEWS
+        images = count and trained_images(settings["method"], count.parts["train"])[0]
+        # The momentum encoder's views pass it forward only.
+        forwards = None if images is None else images * (TRAINED + views - 1)
+        folder = f"backbones/{name}"
+        yield Job(PRETRAINING, name, entry.dataset, images and images * views, forwards, folder, settings)
+
+
+def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    """The shards of every dataset whose units a ranking reads."""
+    rankings = resolver.config.rankings()
+    pairs = dict.fromkeys((r.backbone, name) for r in rankings for name in (r.source, r.target))
+    for backbone, name in pairs:
+        entry = resolver.config.datasets[name]
+        if isinstance(entry, ClassMeans):
+            continue
+        count = counts(name)
+        images = count and sum(count.parts.values()) / entry.shards
+        yield from [Job(FEATURES, backbone, name, images, images)] * entry.shards
+
+
+def _initialisations(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    """First stages; equal ones of several recipes are one job."""
+    made: set[str] = set()
+    for run in resolver.config.runs():
+        if resolver.config.recipes[run.recipe].initialise.name == "none":
+            continue
+        key = resolver.initialisation_key(run.recipe)
+        folder = f"initialisations/{run.backbone}/{run.target}/{key}/seed{run.seed}"
+        if folder in made:
+            continue
+        made.add(folder)
+        settings = {**resolver.initialisation_settings(run.recipe), "seed": run.seed}
+        count, share = counts(run.target), (0, settings["initialise"]["share"])
+        images = count and trained_images(settings, count.parts["train"], share)[0]
+        forwards = images and TRAINED * images
+        yield Job(INITIALISATION, run.backbone, run.target, images, forwards, folder, settings)
+
+
+def _trials(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    """The trials of the recipes that run, and of those that they take settings from."""
+    recipes = resolver.config.recipes
+    searches: dict[tuple[str, str, str, str], None] = {}
+    for run in resolver.config.runs():
+        take = recipes[run.recipe].take
+        if take:
+            searches[run.backbone, run.target, NO_SELECTION, take.recipe] = None
+        if recipes[run.recipe].search:
+            searches[run.backbone, run.target, run.selection, run.recipe] = None
+    for keys in searches:
+        run = resolver.trial_run(*keys)
+        for trial in resolver.trials(run.recipe):
+            folder = "/".join(("searches", *keys, trial))
+            yield _finetuning(TRIALS, resolver.trial_settings(run, trial), folder, counts)
+
+
+def _runs(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    for run in resolver.config.runs():
+        keys = (run.backbone, run.target, run.selection, run.recipe, f"seed{run.seed}")
+        yield _finetuning(FINETUNING, resolver.finetuning_settings(run), "/".join(("runs", *keys)), counts)
+
+
+def _finetuning(kind: str, settings: dict[str, Any], folder: str, counts: Counts) -> Job:
+    """Training on the target, and as many source images in a batch unless told."""
+    backbone, target = settings["run"]["backbone"], settings["run"]["target"]
+    count, reuse = counts(target), settings["reuse"]
+    if count is None:
+        return Job(kind, backbone, target, None, None, folder, settings)
+    share = settings["initialise"].get("share", 0), 1
+    images, batches = trained_images(settings, count.of(settings["fit_on"]), share)
+    if reuse["name"] != "none":
+        source = batches * reuse["batch_size"] if reuse["batch_size"] else images
+        images += VIEWS[reuse["name"]] * source
+    return Job(kind, backbone, target, images, TRAINED * images, folder, settings)

@@ -1,0 +1,1 @@
+"""Features of every image of a dataset, by shards of its manifest."""

@@ -1,0 +1,1 @@
+"""Join the shards of a dataset's features or hashes."""

@@ -1,0 +1,56 @@
+"""What an objective is, and what it is built from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.objectives.outputs import TargetOutputs
+
+# Columns and further metadata of each table, by kind.
+Tables = dict[str, tuple[Mapping[str, Any], Mapping[str, str]]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that fine-tuning starts from, and the target.
+
+    Attributes:
+        width: Width of the penultimate features.
+        class_names: The target's classes, in label order.
+        source_head: The head of pre-training, (n, width) to (n, source classes); None without one.
+        source_class_names: Its classes, in label order.
+        source_logits: From a part of the target (``train``, ``validation``) to the source head's
+            logits before training, float32 (n, source classes), and labels int64 (n,).
+    """
+
+    width: int
+    class_names: list[str]
+    source_head: nn.Linear | None
+    source_class_names: list[str]
+    source_logits: Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
+class Objective(nn.Module):
+    """What every objective is.
+
+    Attributes:
+        heads: Its new layers (a projector, say), trained with the target's head.
+        pretrained: Its layers that come trained, at the backbone's learning rate.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module] = (), pretrained: Sequence[nn.Module] = ()):
+        super().__init__()
+        # Lists of PyTorch's own would put these layers twice among the weights.
+        self.heads, self.pretrained = tuple(heads), tuple(pretrained)
+
+    def forward(self, outputs: TargetOutputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a batch of the target, a scalar, and its named parts."""
+        raise NotImplementedError
+
+    def tables(self) -> Tables:
+        """What to keep beside the model; most objectives keep nothing."""
+        return {}

@@ -1,0 +1,161 @@
+"""Training curves as inline SVG that takes its colours and its font from the page.
+
+Nothing in a figure is text from the data; names stand in the page around it.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from markupsafe import escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipeline.report.data import Curve
+
+# Stands for a colour of the page's style sheet, so that dark mode reaches into figures.
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+SERIES = [f"#0401{number:02x}" for number in range(7)]
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+# Points of a curve that the eye can tell apart in a panel.
+POINTS = 120
+STEPS = [1, 2, 2.5, 5, 10]
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "graftune",
+    "font.size": 12,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "path.simplify": False,
+}
+
+
+class Line(NamedTuple):
+    """The mean of some curves and how they spread around it.
+
+    Attributes:
+        series: Which colour of the page, 0 for the baseline.
+        epochs: int (n,).
+        mean: (n,).
+        deviation: Sample standard deviation, (n,); None of a single curve.
+        marked: Whether its points are few and stand for themselves.
+    """
+
+    series: int
+    epochs: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray | None
+    marked: bool = False
+
+
+def mean_line(series: int, curves: Sequence[Curve], marked: bool = False) -> Line:
+    """The mean over the epochs that all curves have."""
+    epochs = curves[0].epochs
+    for curve in curves[1:]:
+        epochs = np.intersect1d(epochs, curve.epochs)
+    values = np.stack([curve.values[np.searchsorted(curve.epochs, epochs)] for curve in curves])
+    kept = np.unique(np.linspace(0, len(epochs) - 1, min(POINTS, len(epochs))).round().astype(int))
+    deviation = values.std(0, ddof=1)[kept] if len(curves) > 1 else None
+    return Line(series, epochs[kept], values.mean(0)[kept], deviation, marked)
+
+
+def panel(
+    lines: Sequence[Line],
+    describes: str,
+    identity: str,
+    share: bool = False,
+    size: tuple[float, float] = (400, 250),
+    limits: tuple[float, float] | None = None,
+    last: int | None = None,
+) -> str:
+    """One panel of curves over epochs.
+
+    Args:
+        lines: The curves; the later is drawn on top.
+        describes: What it shows, for those who cannot see it.
+        identity: Sets its ids apart from those of other figures on the page.
+        share: Whether values are shares, to be shown in percent.
+        size: Width and height in pixels.
+        limits: Of the value axis.
+        last: The last epoch of the axis.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(STYLE):
+        width, height = size
+        figure = Figure(figsize=(width / 72, height / 72))
+        # The same edges in every figure, so that those side by side align.
+        axes = figure.add_axes((46 / width, 40 / height, (width - 60) / width, (height - 50) / height))
+        for line in lines:
+            _draw(axes, line)
+        axes.grid(axis="y", alpha=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=3)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
+        axes.set_xlim(0, last or max(int(line.epochs.max()) for line in lines))
+        if limits:
+            axes.set_ylim(*limits)
+        if share:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.set_xlabel("epoch")
+        return _inline(figure, describes, identity)
+
+
+def _draw(axes: Axes, line: Line) -> None:
+    colour = SERIES[line.series]
+    if line.deviation is not None:
+        low, high = line.mean - line.deviation, line.mean + line.deviation
+        axes.fill_between(line.epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+    marker = MARKERS[line.series] if line.marked or len(line.epochs) == 1 else None
+    axes.plot(line.epochs, line.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, clip_on=False)
+
+
+def _inline(figure: Figure, describes: str, identity: str) -> str:
+    """The figure's SVG without what belongs to a file: header, date, fonts, its own style sheet."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    opening = f'<svg class="figure" {box[0]} role="img" aria-label="{escape(describes)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = svg.replace("xlink:href", "href")
+    referred = set(re.findall(r'href="#([^"]*)"', svg)) | set(re.findall(r"url\(#([^)]*)\)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{identity}-{m[1]}"' if m[1] in referred else "", svg)
+    svg = re.sub(r'(href="#|url\(#)', lambda m: f"{m[1]}{identity}-", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def value_limits(lines: Sequence[Line]) -> tuple[float, float]:
+    """Common limits of panels that are to be compared."""
+    low = min(float((line.mean - _spread(line)).min()) for line in lines)
+    high = max(float((line.mean + _spread(line)).max()) for line in lines)
+    margin = 0.04 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _spread(line: Line) -> np.ndarray:
+    return line.deviation if line.deviation is not None else np.zeros_like(line.mean)

@@ -1,0 +1,88 @@
+"""Every preset resolves in a dry run without data, and the estimate of it agrees with Snakemake."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.loading import load_config
+from pipeline.config.resolve import Resolver
+from pipeline.estimate import estimate
+from pipeline.estimate.dry_run import jobs_by_rule
+from pipeline.estimate.images import count_images
+from pipeline.estimate.jobs import gpu_jobs
+
+ROOT = Path(__file__).parents[2]
+PRESETS = ROOT / "config" / "presets"
+# All jobs of a fresh run.
+JOBS = {
+    "moco": 135,
+    "quickdraw_long_tail": 192,
+    "quickdraw_reuse": 812,
+    "uot_figure3a": 413,
+    "uot_figure3b": 343,
+    "uot_figure4b": 336,
+    "uot_recall": 110,
+    "uot_table1a": 505,
+    "uot_table1b": 602,
+    "uot_table2": 298,
+    "uot_table3": 151,
+    "uot_table4": 26,
+    "uot_table4_accuracy": 204,
+}
+RULES = {
+    "pretrain": "pre-training",
+    "extract_features": "feature extraction",
+    "initialise": "initialisation",
+    "trial": "trials of searches",
+    "finetune": "fine-tuning",
+}
+
+
+@pytest.fixture
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is one with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", os.devnull)
+    return tmp_path
+
+
+def test_every_preset_is_here() -> None:
+    assert sorted(path.stem for path in PRESETS.glob("*.yaml")) == sorted(JOBS)
+
+
+@pytest.mark.parametrize("preset", sorted(JOBS))
+def test_presets_resolve_without_data(preset: str, no_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = PRESETS / f"{preset}.yaml"
+    rules = jobs_by_rule(path)
+    assert sum(rules.values()) == JOBS[preset]
+    config = load_config(path)
+    jobs = gpu_jobs(
+        Resolver(config), lambda name: count_images(name, config.datasets[name], no_data / "results")
+    )
+    wanted = {kind: rules[rule] for rule, kind in RULES.items() if rule in rules}
+    assert Counter(job.kind for job in jobs) == wanted
+    # The estimate asks for the same dry run, which takes seconds.
+    monkeypatch.setattr(estimate, "jobs_by_rule", lambda _: rules)
+    lines = estimate.estimate(path, 23.0, no_data / "results").splitlines()
+    assert f"{JOBS[preset]:,} jobs in all" in "\n".join(lines)
+    total = next(line.split() for line in lines if line.startswith("total"))
+    assert total[1] == f"{len(jobs):,}"
+    if preset.startswith("uot_") and jobs:
+        assert float(total[3].replace(",", "")) > 0
+        assert total[4:] == ["estimated"]
+
+
+def test_the_command_says_jobs_and_hours(no_data: Path) -> None:
+    path = str(PRESETS / "uot_table3.yaml")
+    command = [sys.executable, "-m", "pipeline.estimate", path, "--gpu-tflops", "10"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["GPU", "jobs", "jobs", "images", "GPU", "hours", "basis"]
+    assert any(line.startswith("fine-tuning") and line.endswith("estimated") for line in lines)
+    assert f"{JOBS['uot_table3']} jobs in all" in done.stdout
+    assert "at 10 tera-FLOP/s reached" in done.stdout
+    assert not list(no_data.iterdir())

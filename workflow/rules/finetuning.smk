@@ -1,0 +1,124 @@
+"""Fine-tune in stages: initialisation, then the objective with or without reused data."""
+
+SEARCH = "results/searches/{backbone}/{target}/{selection}/{recipe}"
+INITIALISATION = "results/initialisations/{backbone}/{target}/{initialisation}/seed{seed}"
+
+
+rule initialise:
+    input:
+        manifest="results/datasets/{target}/manifest.parquet",
+        images=lambda w: images_of(w.target, w.backbone),
+        weights="results/backbones/{backbone}/weights.safetensors",
+    output:
+        weights=f"{INITIALISATION}/weights.safetensors",
+        history=f"{INITIALISATION}/history.parquet",
+        timings=f"{INITIALISATION}/timings.parquet",
+    params:
+        folder=subpath(output.weights, parent=True),
+        settings=lambda w: to_json(
+            {**resolve.initialisation_settings_of(w.initialisation), "seed": int(w.seed)}
+        ),
+        code=lambda w: code_of(
+            "pipeline.initialisation",
+            f"pipeline.initialisation.{w.initialisation.rpartition('-')[0]}",
+            resolve.architecture_module(w.backbone),
+        ),
+    log:
+        "results/logs/initialisations/{backbone}/{target}/{initialisation}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/initialisations/{backbone}/{target}/{initialisation}/seed{seed}.tsv"
+    threads: lambda w: resolve.initialisation_settings_of(w.initialisation)["threads"]
+    resources:
+        gpu=1,
+        mem_mb=more_each_try(TRAINING_MEMORY),
+        runtime=TRAINING_MINUTES,
+    conda:
+        ENVIRONMENT
+    message:
+        "Initialise {wildcards.backbone} on {wildcards.target}: {wildcards.initialisation}, seed {wildcards.seed}"
+    shell:
+        "python -m pipeline.initialisation {input.manifest} {input.images} {input.weights} {params.folder}"
+        " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
+
+
+def starting_weights(wildcards):
+    """The backbone, or what the recipe's first stage made of it."""
+    recipe = settings.recipes[wildcards.recipe]
+    if recipe.initialise.name == "none":
+        return f"results/backbones/{wildcards.backbone}/weights.safetensors"
+    folder = INITIALISATION.format(initialisation=resolve.initialisation_key(wildcards.recipe), **wildcards)
+    return f"{folder}/weights.safetensors"
+
+
+def reused(wildcards):
+    """What a run that reuses source data reads, by the option that takes it."""
+    run = run_of(wildcards)
+    if run.source is None:
+        return {}
+    key = resolve.units_key(run.selection)
+    files = {
+        "source_manifest": f"results/datasets/{run.source}/manifest.parquet",
+        "source_images": images_of(run.source, run.backbone),
+        "membership": f"results/units/{run.backbone}/{run.source}/{key}/membership.parquet",
+        "selection": selection_of(run),
+    }
+    if settings.recipes[run.recipe].reuse.leaks == "exclude":
+        files["leaks"] = leaks_of(run)
+    return files
+
+
+def taken(wildcards):
+    """The search of another recipe that decides settings of a run or trial."""
+    take = settings.recipes[wildcards.recipe].take
+    if take is None:
+        return []
+    keys = {**wildcards, "selection": NO_SELECTION, "recipe": take.recipe}
+    return [f"{SEARCH}/search.parquet".format(**keys)]
+
+
+def chosen(wildcards):
+    """The searches that decide settings of a run: another recipe's, and its own."""
+    own = settings.recipes[wildcards.recipe].search is not None
+    return [*taken(wildcards), *([f"{SEARCH}/search.parquet".format(**wildcards)] if own else [])]
+
+
+def finetuning_options(wildcards, input):
+    """The options of the command that name what is reused, and who decides settings."""
+    named = [part for name in reused(wildcards) for part in (f"--{name.replace('_', '-')}", input[name])]
+    return named + [part for path in input.chosen for part in ("--chosen", path)]
+
+
+rule finetune:
+    input:
+        unpack(reused),
+        manifest="results/datasets/{target}/manifest.parquet",
+        images=lambda w: images_of(w.target, w.backbone),
+        weights=starting_weights,
+        chosen=chosen,
+    output:
+        model=f"{RUN}/model.safetensors",
+        history=f"{RUN}/history.parquet",
+        timings=f"{RUN}/timings.parquet",
+        predictions=f"{RUN}/predictions.parquet",
+        features=f"{RUN}/features.parquet",
+    params:
+        folder=subpath(output.model, parent=True),
+        options=finetuning_options,
+        settings=lambda w: to_json(resolve.finetuning_settings(run_of(w))),
+        code=lambda w: code_of("pipeline.finetuning", *resolve.finetuning_components(run_of(w))),
+    log:
+        "results/logs/runs/{backbone}/{target}/{selection}/{recipe}/seed{seed}/finetune.log",
+    benchmark:
+        "results/benchmarks/runs/{backbone}/{target}/{selection}/{recipe}/seed{seed}/finetune.tsv"
+    threads: lambda w: settings.recipes[w.recipe].threads
+    resources:
+        gpu=1,
+        mem_mb=more_each_try(TRAINING_MEMORY),
+        runtime=TRAINING_MINUTES,
+    conda:
+        ENVIRONMENT
+    message:
+        "Fine-tune {wildcards.backbone} on {wildcards.target}: {wildcards.recipe}, selection {wildcards.selection}, seed {wildcards.seed}"
+    shell:
+        "python -m pipeline.finetuning {input.manifest} {input.images} {input.weights} {params.folder}"
+        " {params.options:q} --settings {params.settings:q} --code {params.code} > {log} 2>&1"
