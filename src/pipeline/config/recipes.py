@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config.base import Count, Fraction, Integer, Number, Positive, Seed, Settings, Share
-from pipeline.config.search import Search, Taken, Tuned, with_values
+from pipeline.config.search import Search, Taken, Tuned
 from pipeline.config.training import Training
 from pipeline.errors import did_you_mean
+from pipeline.nested import with_values
 
 # Sections whose value decides which jobs there are.
 UNSEARCHED = ("initialise", "from_scratch")

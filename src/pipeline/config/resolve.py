@@ -10,10 +10,10 @@ from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
 from pipeline.config.model import Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
-from pipeline.config.search import with_values
 from pipeline.config.selections import AnyUnits, Clusters, Samples
 from pipeline.datasets.sets import load_set
 from pipeline.datasets.sets.archive import Archive
+from pipeline.nested import with_values
 
 TRAINING = (
     "budget",

@@ -1,8 +1,7 @@
 """The search for a recipe's settings on the validation part."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -56,21 +55,3 @@ class Search(Settings):
         """Settings of every trial by key path, in the order of the grid."""
         for values in product(*self.grid.values()):
             yield dict(zip(self.grid, values, strict=True))
-
-
-def with_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings with those at the given key paths replaced.
-
-    Raises:
-        KeyError: With the key path that does not exist.
-    """
-    changed = dict(settings)
-    for path, value in values.items():
-        head, _, rest = path.partition(".")
-        if head not in changed or (rest and not isinstance(changed[head], Mapping)):
-            raise KeyError(path)
-        try:
-            changed[head] = with_values(changed[head], {rest: value}) if rest else value
-        except KeyError:
-            raise KeyError(path) from None
-    return changed

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config.resolve import to_json
-from pipeline.config.search import with_values
 from pipeline.estimate.jobs import Job
+from pipeline.nested import value_at, with_values
 from pipeline.provenance import read_provenance
 from pipeline.tables import read_table
 
@@ -79,14 +79,7 @@ def _measured(job: Job, results: Path) -> Cost | None:
 def _same(settings: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether a job was told the same, but for what a search decided later."""
     try:
-        decided = {key: _at(found, key) for key in settings.get("chosen", [])}
+        decided = {key: value_at(found, key) for key in settings.get("chosen", [])}
         return to_json(with_values(settings, decided)) == to_json(found)
     except KeyError:
         return False
-
-
-def _at(settings: Mapping[str, Any], path: str) -> Any:
-    value: Any = settings
-    for key in path.split("."):
-        value = value[key]
-    return value

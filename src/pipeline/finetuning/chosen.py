@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.nested import with_values
 from pipeline.tables import read_table
 
 
@@ -16,13 +17,11 @@ def with_chosen(settings: Mapping[str, Any], searches: Sequence[Path]) -> dict[s
         PipelineError: If no search decided one of them, or a search did not choose one trial.
     """
     values = {key: value for search in searches for key, value in _chosen_values(search).items()}
-    changed = dict(settings)
     for key in settings["chosen"]:
         if key not in values:
             names = ", ".join(map(str, searches))
             raise PipelineError(f"{key}: not decided by {names}; decided: {', '.join(values)}")
-        changed = _replaced(changed, key.split("."), values[key])
-    return changed
+    return with_values(settings, {key: values[key] for key in settings["chosen"]})
 
 
 def _chosen_values(search: Path) -> dict[str, Any]:
@@ -30,8 +29,3 @@ def _chosen_values(search: Path) -> dict[str, Any]:
     if len(rows) != 1:
         raise PipelineError(f"{search}: {len(rows)} trials are chosen; expected one")
     return json.loads(rows[0]["values"])
-
-
-def _replaced(settings: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    head, *rest = path
-    return {**settings, head: _replaced(settings[head], rest, value) if rest else value}

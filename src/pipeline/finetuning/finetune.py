@@ -5,7 +5,6 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,11 @@ from pipeline.engine.device import prepare_device
 from pipeline.engine.inference import forward_all
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
-from pipeline.engine.streams import ClassBalanced, ImageStream, target_stream
+from pipeline.engine.streams import target_stream
 from pipeline.engine.train import DivergedError, Window, Workspace, fit
 from pipeline.errors import PipelineError
 from pipeline.finetuning.learner import FineTuning
-from pipeline.finetuning.reused import Reused, SourceFiles, selected_images
+from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, selected_images, source_stream
 from pipeline.images.cache import open_images
 from pipeline.objectives import Start, Tables
 from pipeline.progress import log
@@ -74,7 +73,11 @@ def finetune(
     target = target_stream(samples, fitted, pixels, settings, preprocessing, seed, device)
     streams = {"target": target}
     if source and reused:
-        streams["source"] = _source_stream(source, reused, target, settings, preprocessing, seed)
+        # As many source as target images in each batch unless told (UOT paper, section 4.1).
+        size = settings["reuse"]["batch_size"]
+        sizes = [size or len(positions) for positions in target.sampler.epoch(0)]
+        source_pixels = open_images(source.images, len(reused.samples.ids))
+        streams["source"] = source_stream(reused, source_pixels, sizes, settings, preprocessing, seed, device)
 
     def evaluate() -> dict[str, float]:
         logits, _ = _outputs(learner.backbone, pixels, validation, normalise, device)
@@ -165,11 +168,7 @@ def _learner(
 
 def _reused(source: SourceFiles, settings: Mapping[str, Any]) -> Reused:
     reuse = settings["reuse"]
-    return selected_images(source, _kind_of_reuse(settings).LABELLED, reuse["share"], reuse["draw"])
-
-
-def _kind_of_reuse(settings: Mapping[str, Any]) -> ModuleType:
-    return importlib.import_module(f"pipeline.reuse.{settings['reuse']['name']}")
+    return selected_images(source, kind_of_reuse(reuse).LABELLED, reuse["share"], reuse["draw"])
 
 
 def _reuse(settings: Mapping[str, Any], pretrained: Backbone, reused: Reused) -> Reuse:
@@ -182,34 +181,7 @@ def _reuse(settings: Mapping[str, Any], pretrained: Backbone, reused: Reused) ->
         with torch.no_grad():
             head.weight.copy_(pretrained.head.weight[rows])
             head.bias.copy_(pretrained.head.bias[rows])
-    return _kind_of_reuse(settings).build(reuse, pretrained.width, len(reused.classes), head)
-
-
-def _source_stream(
-    files: SourceFiles,
-    reused: Reused,
-    target: ImageStream,
-    settings: Mapping[str, Any],
-    preprocessing: Mapping[str, Any],
-    seed: int,
-) -> ImageStream:
-    """As many source as target images in each batch unless told (UOT paper, section 4.1).
-
-    They are spread evenly over the classes, or over the selected units where labels are not used.
-    """
-    kind, size = _kind_of_reuse(settings), settings["reuse"]["batch_size"]
-    sizes = [size or len(positions) for positions in target.sampler.epoch(0)]
-    groups = reused.labels if kind.LABELLED else reused.units
-    return ImageStream(
-        images=open_images(files.images, len(reused.samples.ids)),
-        labels=reused.labels,
-        samples=reused.rows,
-        sample_ids=reused.samples.ids,
-        sampler=ClassBalanced(groups, sizes, seed),
-        augmentations=kind.augmentations(settings["reuse"], settings["augmentation"], preprocessing),
-        seed=seed,
-        device=target.device,
-    )
+    return kind_of_reuse(reuse).build(reuse, pretrained.width, len(reused.classes), head)
 
 
 def _outputs(

@@ -1,13 +1,19 @@
-"""Which source images a selection stands for."""
+"""Which source images a selection stands for, and their batches."""
 
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
+import torch
 
 from pipeline.datasets.subsets import kept_rows
+from pipeline.engine.streams import ClassBalanced, ImageStream
 from pipeline.errors import PipelineError, listed
 from pipeline.progress import log
 from pipeline.tables import Samples, read_samples, read_table
@@ -90,6 +96,44 @@ def selected_images(files: SourceFiles, labelled: bool, share: float = 1.0, draw
         )
     classes, renumbered = np.unique(labels, return_inverse=True)
     return Reused(samples, rows, units, renumbered.astype(np.int64), classes)
+
+
+def kind_of_reuse(reuse: Mapping[str, Any]) -> ModuleType:
+    """The module of `pipeline.reuse` that these settings name."""
+    return importlib.import_module(f"pipeline.reuse.{reuse['name']}")
+
+
+def source_stream(
+    reused: Reused,
+    images: np.ndarray,
+    sizes: Sequence[int],
+    settings: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
+    seed: int,
+    device: torch.device,
+) -> ImageStream:
+    """Batches of the selected images, spread evenly over classes, or over units where labels are not used.
+
+    Args:
+        reused: The selected images.
+        images: All decoded images of the source, uint8 (n, size, size, 3).
+        sizes: Images of each batch of an epoch.
+        settings: ``reuse``, and ``augmentation`` of the target.
+        preprocessing: The backbone's.
+        seed: Of draws and augmentation.
+        device: Where batches go.
+    """
+    kind = kind_of_reuse(settings["reuse"])
+    return ImageStream(
+        images=images,
+        labels=reused.labels,
+        samples=reused.rows,
+        sample_ids=reused.samples.ids,
+        sampler=ClassBalanced(reused.labels if kind.LABELLED else reused.units, sizes, seed),
+        augmentations=kind.augmentations(settings["reuse"], settings["augmentation"], preprocessing),
+        seed=seed,
+        device=device,
+    )
 
 
 def _without_leaks(chosen: pa.Table, selection: pa.Table, leaks: Path) -> pa.Table:

@@ -1,6 +1,5 @@
 """Gradients of the target's and of reused source's loss with respect to a backbone."""
 
-import importlib
 import warnings
 from collections.abc import Mapping
 from itertools import islice
@@ -15,9 +14,9 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.inference import forward_all
 from pipeline.engine.randomness import derive
-from pipeline.engine.streams import ClassBalanced, ImageStream, target_stream
+from pipeline.engine.streams import target_stream
 from pipeline.errors import PipelineError
-from pipeline.finetuning.reused import Reused
+from pipeline.finetuning.reused import Reused, kind_of_reuse, source_stream
 from pipeline.progress import log
 from pipeline.reuse import SourceOutputs
 from pipeline.tables import Samples
@@ -106,7 +105,7 @@ def source_gradients(
     Raises:
         PipelineError: If labels of a single class are to be predicted.
     """
-    kind = importlib.import_module(f"pipeline.reuse.{settings['reuse']['name']}")
+    kind = kind_of_reuse(settings["reuse"])
     head, target_head = None, backbone.head
     assert target_head is not None
     if kind.LABELLED:
@@ -115,18 +114,8 @@ def source_gradients(
         head = fitted_head(backbone, pixels, reused.rows, reused.labels, device)
     loss = kind.build({"weight": 1.0}, backbone.width, len(reused.classes), head)
     preprocessing, own_seed = backbone.description.preprocessing, derive(seed, "domain gap")
-    stream = ImageStream(
-        images=pixels,
-        labels=reused.labels,
-        samples=reused.rows,
-        sample_ids=reused.samples.ids,
-        sampler=ClassBalanced(
-            reused.labels if kind.LABELLED else reused.units, [settings["batch_size"]], own_seed
-        ),
-        augmentations=kind.augmentations(settings["reuse"], settings["augmentation"], preprocessing),
-        seed=own_seed,
-        device=device,
-    )
+    sizes = [settings["batch_size"]]
+    stream = source_stream(reused, pixels, sizes, settings, preprocessing, own_seed, device)
     backbone.eval()
     gradients = []
     for number in range(settings["batches"]):

@@ -1,6 +1,5 @@
 """Measure the domain gap of one run, at the start and at the end of its fine-tuning."""
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from pipeline.backbones.backbone import Backbone, build_backbone
 from pipeline.backbones.files import load_backbone, read_description
 from pipeline.engine.device import prepare_device
 from pipeline.errors import PipelineError
-from pipeline.finetuning.reused import SourceFiles, selected_images
+from pipeline.finetuning.reused import SourceFiles, kind_of_reuse, selected_images
 from pipeline.images.cache import open_images
 from pipeline.provenance import Provenance, read_provenance
 from pipeline.tables import Samples, read_samples, read_table, write_table
@@ -68,7 +67,7 @@ def measure(
     samples = read_samples(files.manifest)
     pixels = open_images(files.images, len(samples.ids))
     held_out = samples.rows("test")
-    labelled = importlib.import_module(f"pipeline.reuse.{reuse['name']}").LABELLED
+    labelled = kind_of_reuse(reuse).LABELLED
     selected = [selected_images(source, labelled, reuse["share"], reuse["draw"]) for source in sources]
     source_pixels = [
         open_images(source.images, len(reused.samples.ids))
