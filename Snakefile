@@ -29,6 +29,11 @@ include: "workflow/rules/analysis.smk"
 include: "workflow/rules/report.smk"
 
 
+if any(resolve.rungs(recipe) for recipe in settings.recipes):
+
+    include: "workflow/rules/halving.smk"
+
+
 rule all:
     default_target: True
     input:

@@ -14,7 +14,7 @@ def measured_sources(wildcards):
     gap = gap_of(wildcards)
     keys = [resolve.units_key(name) for name in gap.selections]
     units = f"results/units/{gap.run.backbone}/{gap.source}"
-    return {
+    files = {
         "source_manifest": f"results/datasets/{gap.source}/manifest.parquet",
         "source_images": images_of(gap.source, gap.run.backbone),
         "selections": [
@@ -22,12 +22,17 @@ def measured_sources(wildcards):
         ],
         "memberships": [f"{units}/{key}/membership.parquet" for key in keys],
     }
+    # As source images take part in training.
+    if settings.recipes[gap.recipe].reuse.leaks == "exclude":
+        files["leaks"] = leaks_of(gap.run._replace(source=gap.source))
+    return files
 
 
 def measured_options(wildcards, input):
-    """The selections and their units, as the command takes them."""
+    """The selections, their units and the leaks, as the command takes them."""
     named = [("--selection", path) for path in input.selections]
     named += [("--membership", path) for path in input.memberships]
+    named += [("--leaks", input.leaks)] if "leaks" in input.keys() else []
     return [part for option in named for part in option]
 
 
@@ -38,6 +43,7 @@ rule domain_gap:
         images=lambda w: images_of(w.target, w.backbone),
         start=starting_weights,
         model=f"{RUN}/model.safetensors",
+        checkpoints=f"{RUN}/checkpoints",
         history=f"{RUN}/history.parquet",
     output:
         gap=GAP,
@@ -60,7 +66,7 @@ rule domain_gap:
         "Domain gap along {wildcards.recipe}, selection {wildcards.selection}, seed {wildcards.seed}: {wildcards.backbone} on {wildcards.target}"
     shell:
         "python -m pipeline.analysis.domain_gap {output.gap} {input.manifest} {input.images} {input.start}"
-        " {input.model} {input.history}"
+        " {input.model} {input.checkpoints} {input.history}"
         " --source-manifest {input.source_manifest} --source-images {input.source_images}"
         " {params.options:q} --settings {params.settings:q} --code {params.code} > {log} 2>&1"
 

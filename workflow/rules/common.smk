@@ -66,6 +66,7 @@ wildcard_constraints:
     units=r"[\w.-]+",
     initialisation=r"[\w.-]+",
     trial=r"[0-9a-f]+",
+    rung=r"\d+",
     seed=r"\d+",
     size=r"\d+",
     shard=r"\d+",

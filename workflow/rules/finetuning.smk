@@ -97,6 +97,7 @@ rule finetune:
         chosen=chosen,
     output:
         model=f"{RUN}/model.safetensors",
+        checkpoints=directory(f"{RUN}/checkpoints"),
         history=f"{RUN}/history.parquet",
         timings=f"{RUN}/timings.parquet",
         predictions=f"{RUN}/predictions.parquet",

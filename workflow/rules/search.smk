@@ -1,6 +1,9 @@
 """Search a recipe's settings on the validation part: trials, then the choice."""
 
 TRIAL = f"{SEARCH}/{{trial}}"
+RUNG = f"{TRIAL}/rung{{rung}}"
+# Where the training of a trial goes on from rung to rung.
+STATE = f"{TRIAL}/state"
 
 
 use rule finetune as trial with:
@@ -12,6 +15,7 @@ use rule finetune as trial with:
         chosen=taken,
     output:
         model=temp(f"{TRIAL}/model.safetensors"),
+        checkpoints=temp(directory(f"{TRIAL}/checkpoints")),
         history=f"{TRIAL}/history.parquet",
         timings=f"{TRIAL}/timings.parquet",
         predictions=f"{TRIAL}/predictions.parquet",
@@ -29,15 +33,56 @@ use rule finetune as trial with:
         "Trial {wildcards.trial} of {wildcards.recipe}, selection {wildcards.selection}: {wildcards.backbone} on {wildcards.target}"
 
 
+def ranking_before(wildcards, rung):
+    """The ranking of the rung before, once it is there: it decides which trials take part."""
+    return checkpoints.rank.get(**{**wildcards, "rung": rung - 1}).output.ranking if rung else None
+
+
+def judged(wildcards, rung):
+    """What a ranking reads: predictions of the trials that take part, and the ranking before."""
+    pattern = RUNG if resolve.rungs(wildcards.recipe) else TRIAL
+    before = ranking_before(wildcards, rung)
+    trials = going_on_to(before) if before else None
+    taking_part = [name for name in resolve.trials(wildcards.recipe) if trials is None or name in trials]
+    keys = [{**wildcards, "rung": rung, "trial": name} for name in taking_part]
+    files = {"predictions": [f"{pattern}/predictions.parquet".format(**key) for key in keys]}
+    return files | ({"before": before} if before else {})
+
+
+def going_on_to(ranking):
+    """Names of the trials that a ranking chose."""
+    import pyarrow.parquet as parquet
+
+    rows = parquet.read_table(ranking, columns=["trial", "chosen"]).to_pylist()
+    return {row["trial"] for row in rows if row["chosen"]}
+
+
+def ranking_options(wildcards, input):
+    """The option of the command that names the ranking before."""
+    return ["--before", input.before] if "before" in input.keys() else []
+
+
+def last_rung(wildcards):
+    """The number of a search's last rung; None where its trials are trained in full."""
+    return len(resolve.rungs(wildcards.recipe)) - 1 if resolve.rungs(wildcards.recipe) else None
+
+
+def states(wildcards):
+    """Folders that only a search still running needs."""
+    if not resolve.rungs(wildcards.recipe):
+        return []
+    return [STATE.format(**wildcards, trial=name) for name in resolve.trials(wildcards.recipe)]
+
+
 rule choose:
     input:
-        predictions=lambda w: expand(
-            f"{TRIAL}/predictions.parquet", trial=resolve.trials(w.recipe), allow_missing=True
-        ),
+        unpack(lambda w: judged(w, last_rung(w))),
     output:
         search=report(f"{SEARCH}/search.parquet", category="Searches", caption="../report/search.rst"),
     params:
-        settings=lambda w: to_json(resolve.search_settings(w.target, w.recipe)),
+        options=ranking_options,
+        states=states,
+        settings=lambda w: to_json(resolve.search_settings(w.target, w.recipe, last_rung(w))),
         code=lambda w: code_of("pipeline.search"),
     log:
         "results/logs/searches/{backbone}/{target}/{selection}/{recipe}/choose.log",
@@ -52,5 +97,6 @@ rule choose:
     message:
         "Choose settings of {wildcards.recipe}, selection {wildcards.selection}: {wildcards.backbone} on {wildcards.target}"
     shell:
-        "python -m pipeline.search {output.search} {input.predictions}"
+        "python -m pipeline.search {output.search} {input.predictions} {params.options:q}"
         " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
+        " && rm -rf {params.states:q}"

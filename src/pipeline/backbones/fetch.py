@@ -11,6 +11,7 @@ from pipeline.backbones.backbone import Backbone, Description
 from pipeline.backbones.download import download, sha256_of
 from pipeline.backbones.files import load_backbone
 from pipeline.backbones.foreign import adopt, read_tensors
+from pipeline.backbones.kept import kept_file, kept_files
 from pipeline.errors import PipelineError, did_you_mean
 
 # torchvision's files of DenseNet still have dots where its modules no longer can.
@@ -54,10 +55,9 @@ def kept_epoch(checkpoints: Path, settings: Mapping[str, Any]) -> tuple[Backbone
     Raises:
         PipelineError: If that epoch was not kept.
     """
-    path = checkpoints / f"epoch_{settings['epoch']:04}.safetensors"
+    path = kept_file(checkpoints, settings["epoch"])
     if not path.is_file():
-        files = sorted(checkpoints.glob("epoch_*.safetensors"))
-        kept = [str(int(file.stem.removeprefix("epoch_"))) for file in files]
+        kept = [str(epoch) for epoch, _ in kept_files(checkpoints)]
         raise PipelineError(f"{checkpoints}: no epoch {settings['epoch']}; kept: {', '.join(kept) or 'none'}")
     return load_backbone(path), path
 

@@ -6,7 +6,9 @@ from pipeline.config.base import Count, Integer, Settings
 
 
 class DomainGap(Settings):
-    """Theorem 1's domain gap (UOT paper, section 3.1) at the start and at the end of fine-tuning.
+    """Theorem 1's domain gap (UOT paper, section 3.1) along fine-tuning.
+
+    It is measured at the start, after each of the recipe's `keep_epochs`, and at the end.
 
     A run with reuse is measured with its own selection, one without with all of the experiment.
     """

@@ -1,5 +1,6 @@
 """How to fine-tune: initialisation stage, objective, reuse and training."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -143,6 +144,10 @@ class Recipe(Training):
     checkpoint: Literal["last", "best"] = Field(
         "last", description="Weights to keep: the last, or the best on the validation part."
     )
+    keep_epochs: list[Count] = Field(
+        default_factory=list,
+        description="Epochs after which a checkpoint is kept; `domain_gap` is measured there too.",
+    )
     fit_on: Literal["train", "train+validation"] = Field(
         "train",
         description="Parts to train on; the UOT paper trains on both once settings are chosen (appendix A).",
@@ -177,6 +182,34 @@ class Recipe(Training):
                 raise ValueError(
                     f"initialise.share {self.initialise.share} of {epochs} epochs leaves a stage without any"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_epochs_that_come(self) -> "Recipe":
+        epochs = self.budget.epochs
+        if epochs is None:
+            return self
+        first = round(self.initialise.share * epochs) if isinstance(self.initialise, Coin) else 0
+        for epoch in self.keep_epochs:
+            if epoch > epochs:
+                raise ValueError(f"keep_epochs {epoch} is after the {epochs} epochs of the budget")
+            if epoch <= first:
+                raise ValueError(
+                    f"keep_epochs {epoch} lies in the stage before, which takes {first} of {epochs} epochs"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _rungs_differ(self) -> "Recipe":
+        if self.search is None or self.search.halving is None or self.budget.epochs is None:
+            return self
+        epochs = [epochs_until(rung.share, self.budget.epochs) for rung in self.search.rungs()]
+        if len(set(epochs)) < len(epochs):
+            trained = ", ".join(map(str, epochs))
+            raise ValueError(
+                f"search.halving: its rungs would end after {trained} of {self.budget.epochs} epochs, some "
+                "at the same; start with a larger share (first)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -221,6 +254,11 @@ class Recipe(Training):
             raise ValueError(f"{where}: this recipe has no such setting{did_you_mean(key, keys)}") from None
         except ValidationError as error:
             raise ValueError(f"{where}: found {value!r}; {error.errors()[0]['msg']}") from None
+
+
+def epochs_until(share: float, epochs: int) -> int:
+    """Whole epochs of training up to a share of the budget, as the engine rounds them."""
+    return math.ceil(round(share * epochs, 9))
 
 
 def _paths(settings: dict[str, Any], above: str = "") -> list[str]:

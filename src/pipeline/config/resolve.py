@@ -10,6 +10,7 @@ from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
 from pipeline.config.model import Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
+from pipeline.config.search import Rung
 from pipeline.config.selections import AnyUnits, Clusters, Samples
 from pipeline.datasets.sets import load_set
 from pipeline.datasets.sets.archive import Archive
@@ -194,6 +195,7 @@ class Resolver:
             "predict": [part for part in ("validation", "test") if part not in fit_on],
             "chosen": [*(recipe.search.grid if recipe.search else {}), *self._taken_keys(run.recipe)],
             "may_diverge": False,
+            "until": 1.0,
         }
 
     def trials(self, recipe: str) -> dict[str, dict[str, Any]]:
@@ -201,18 +203,41 @@ class Resolver:
         search = self.config.recipes[recipe].search
         return {_short(values): values for values in search.trials()} if search else {}
 
-    def trial_settings(self, run: Run, trial: str) -> dict[str, Any]:
-        """What a trial trains: fitted on the training part alone, judged on validation."""
-        settings = with_values(self.finetuning_settings(run), self.trials(run.recipe)[trial])
-        parts = {"fit_on": ["train"], "predict": ["validation"]}
-        return {**settings, **parts, "chosen": self._taken_keys(run.recipe), "may_diverge": True}
+    def trial_settings(self, run: Run, trial: str, rung: int | None = None) -> dict[str, Any]:
+        """What a trial trains: fitted on the training part alone, judged on validation.
 
-    def search_settings(self, target: str, recipe: str) -> dict[str, Any]:
-        """What decides a search: the target's metric, and the trials in the order of the grid."""
-        dataset = self.config.datasets[target]
+        Args:
+            run: As `trial_run` has it.
+            trial: Its name.
+            rung: How far, of successive halving; in full by default.
+        """
+        settings = with_values(self.finetuning_settings(run), self.trials(run.recipe)[trial])
+        return {
+            **settings,
+            "fit_on": ["train"],
+            "predict": ["validation"],
+            "keep_epochs": [],
+            "chosen": self._taken_keys(run.recipe),
+            "may_diverge": True,
+            "until": 1.0 if rung is None else self.rungs(run.recipe)[rung].share,
+        }
+
+    def rungs(self, recipe: str) -> list[Rung]:
+        """The rounds of a recipe's search by successive halving; none where trials are trained in full."""
+        search = self.config.recipes[recipe].search
+        return search.rungs() if search else []
+
+    def search_settings(self, target: str, recipe: str, rung: int | None = None) -> dict[str, Any]:
+        """What ranks trials: the metric, the grid in its order, how many go on, and how far they are."""
+        dataset, rungs = self.config.datasets[target], self.rungs(recipe)
         assert not isinstance(dataset, ClassMeans)
-        trials = [{"trial": name, "values": values} for name, values in self.trials(recipe).items()]
-        return {"metric": dataset.metric, "trials": trials}
+        return {
+            "metric": dataset.metric,
+            "trials": [{"trial": name, "values": values} for name, values in self.trials(recipe).items()],
+            "keep": rungs[rung + 1].trials if rung is not None and rung + 1 < len(rungs) else 1,
+            "rung": rung,
+            "share": rungs[rung].share if rung is not None else 1.0,
+        }
 
     def _taken_keys(self, recipe: str) -> list[str]:
         take = self.config.recipes[recipe].take

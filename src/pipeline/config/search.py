@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Name, Seed, Settings
+from pipeline.config.base import Integer, Name, Number, Seed, Settings
 
 Value = bool | int | float | str
 
@@ -28,6 +29,37 @@ class Tuned(Settings):
     )
 
 
+class Rung(NamedTuple):
+    """One round of successive halving.
+
+    Attributes:
+        trials: How many take part.
+        share: Of the budget, that they are trained for by its end.
+    """
+
+    trials: int
+    share: float
+
+
+class Halving(Settings):
+    """Successive halving (Jamieson and Talwalkar 2016): of the trials only the better go on.
+
+    Every trial is trained for the share `first` of its budget; the best of them, one in `factor`, go on
+    to `factor` times that share, and so on, until one is left or the budget is used up. The learning
+    rate follows the schedule of the whole budget, so what goes on is trained as in the full grid.
+    """
+
+    factor: Integer = Field(3, ge=2, description="One trial in so many goes on.")
+    first: Number = Field(gt=0, lt=1, description="Share of the budget that every trial is trained for.")
+
+    def rungs(self, trials: int) -> list[Rung]:
+        """The rounds for so many trials; the best of the last one is chosen."""
+        rungs = [Rung(trials, self.first)]
+        while rungs[-1].share < 1 and rungs[-1].trials // self.factor > 1:
+            rungs.append(Rung(rungs[-1].trials // self.factor, min(1.0, rungs[-1].share * self.factor)))
+        return rungs
+
+
 class Search(Settings):
     """A grid of trials, each trained on the training part; the best on the validation part is taken.
 
@@ -40,6 +72,9 @@ class Search(Settings):
         description="Values to try of each setting of the recipe, by its key path, such as "
         "`optimiser.learning_rate`; every combination is a trial.",
     )
+    halving: Halving | None = Field(
+        None, description="Train most trials for a part of the budget; all of them in full by default."
+    )
     seed: Seed = Field(0, description="Seed of the trials.")
 
     @model_validator(mode="after")
@@ -50,6 +85,10 @@ class Search(Settings):
             if len(set(map(repr, values))) < len(values):
                 raise ValueError(f"grid.{key} has a value twice: {values}")
         return self
+
+    def rungs(self) -> list[Rung]:
+        """The rounds of its halving; none without."""
+        return self.halving.rungs(len(list(self.trials()))) if self.halving else []
 
     def trials(self) -> Iterator[dict[str, Value]]:
         """Settings of every trial by key path, in the order of the grid."""

@@ -37,18 +37,18 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, learner: nn.Module, optimiser: Optimiser, identity: str
+    path: Path, learner: nn.Module, optimiser: Optimiser, identity: str, last_step: int
 ) -> dict[str, Any] | None:
     """Put a checkpoint's state into learner and optimiser.
 
     Returns:
-        The position it was saved at; None if there is no checkpoint, if it is another training's,
-        or if it cannot be read (training then starts anew).
+        The position it was saved at; None if there is no checkpoint, if it is another training's or
+        beyond the last step, or if it cannot be read (training then starts anew).
     """
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads(file.metadata()["checkpoint"])
-            if note["identity"] != identity:
+            if note["identity"] != identity or note["position"]["step"] > last_step:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):

@@ -1,10 +1,12 @@
 """The training loop, for pre-training, initialisation and fine-tuning alike."""
 
 import fcntl
+import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -80,48 +82,77 @@ class Window:
             )
         return cls(first, last, total, per_epoch)
 
+    @property
+    def ends(self) -> bool:
+        """Whether the budget is used up at its end."""
+        return self.last == self.total
+
+    def until(self, share: float) -> "Window":
+        """The same from its start to a share of the budget, rounded up to whole epochs of steps.
+
+        What is trained up to there and goes on later is what is trained without a stop.
+        """
+        epochs = math.ceil(round(share * self.total / self.per_epoch, 9))
+        return replace(self, last=min(epochs * self.per_epoch, self.last))
+
 
 @dataclass
 class Workspace:
     """Where one training keeps its files; inside ``with``, no other process trains there.
 
     Attributes:
-        folder: Holds ``history.jsonl``, ``timings.jsonl`` and what a killed run resumes from.
+        folder: Holds ``history.jsonl`` and ``timings.jsonl``, in the end the tables.
         stage: Name of the stage in history and timings.
         provenance: What this training is; its checkpoints are good for no other.
+        state: Holds what a killed run resumes from, and keeps it at the end, for one that goes on with
+            another folder. None is `folder`, which loses it.
+        identity: The record that checkpoints belong to, where it is not `provenance`.
     """
 
     folder: Path
     stage: str
     provenance: Provenance
+    state: Path | None = None
+    identity: Provenance | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.history = Record("history", self.folder / "history.parquet")
         self.timings = Record("timings", self.folder / "timings.parquet")
-        self.resume = self.folder / "resume.safetensors"
-        self.best = self.folder / "best.safetensors"
+        place = self.state or self.folder
+        self.resume = place / "resume.safetensors"
+        self.best = place / "best.safetensors"
         self._held: IO[bytes] | None = None
 
+    @property
+    def digest(self) -> str:
+        """Of what its checkpoints belong to."""
+        return (self.identity or self.provenance).digest()
+
     def __enter__(self) -> "Workspace":
-        """Hold the folder and remove what killed writers left in it.
+        """Hold the folder of the state and remove what killed writers left there.
 
         Raises:
             PipelineError: If another process holds it: two would mix their histories.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._held = self.history.lines.open("ab")
+        place = self.resume.parent
+        for folder in (place, self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._held = (place / self.history.lines.name).open("ab")
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._held.close()
             raise PipelineError(
-                f"{self.folder}: another process is training here; wait until it is done, or end it"
+                f"{place}: another process is training here; wait until it is done, or end it"
             ) from error
         except OSError:
             pass  # a file system without locks
-        for leftover in self.folder.rglob(".*.tmp"):
+        for leftover in place.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        for lines, kept in self._lines_elsewhere():
+            if kept.exists() and not lines.exists():
+                shutil.copyfile(kept, lines)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,13 +161,23 @@ class Workspace:
         self._held.close()
 
     def finish(self) -> None:
-        """Write the tables of history and timings and remove what only a resumed run needs."""
+        """Write the tables of history and timings; remove what only a training that goes on needs."""
         self.history.finish(self.provenance)
         self.timings.finish(self.provenance)
-        for leftover in (self.resume, self.best):
-            leftover.unlink(missing_ok=True)
+        for lines, kept in self._lines_elsewhere():
+            shutil.copyfile(lines, kept)
+        if self.state is None:
+            self.resume.unlink(missing_ok=True)
+            self.best.unlink(missing_ok=True)
         self.history.discard()
         self.timings.discard()
+
+    def _lines_elsewhere(self) -> list[tuple[Path, Path]]:
+        """Lines of this training, and where the state keeps them."""
+        if self.state is None:
+            return []
+        lines = (self.history.lines, self.timings.lines)
+        return [(path, self.state / path.name) for path in lines]
 
 
 def fit(
@@ -159,7 +200,7 @@ def fit(
         training: Settings: schedule, precision, accumulate, evaluate_every.
         window: Which steps to make.
         workspace: Where history, timings and checkpoints go.
-        evaluate: Metrics on the validation part, at every ``evaluate_every`` epochs and the last.
+        evaluate: Metrics on the validation part, at every ``evaluate_every`` epochs and the budget's last.
         keep_best: Name of the metric of `evaluate` whose highest value decides which weights the
             learner has in the end (ties: the earlier); None for the last.
         after_epoch: Called with the number of finished epochs, before the checkpoint.
@@ -199,7 +240,7 @@ def fit(
             rows = totals.rows() | {"learning_rate": optimiser.rate(factor)}
             _write(workspace, epoch + 1, step, "train", rows)
             _write_timing(workspace, epoch + 1, images, time.perf_counter() - started, learner)
-            is_last = epoch + 1 == last_epoch
+            is_last = epoch + 1 == last_epoch and window.ends
             if evaluate and ((epoch + 1) % training["evaluate_every"] == 0 or is_last):
                 metrics = evaluate()
                 _write(workspace, epoch + 1, step, "validation", metrics)
@@ -271,7 +312,7 @@ def _not_finite(
 
 
 def _resume(learner: nn.Module, optimiser: Optimiser, workspace: Workspace, window: Window) -> dict[str, Any]:
-    position = load_checkpoint(workspace.resume, learner, optimiser, workspace.provenance.digest())
+    position = load_checkpoint(workspace.resume, learner, optimiser, workspace.digest, window.last)
     if position is None:
         workspace.best.unlink(missing_ok=True)
         position = {
@@ -291,7 +332,7 @@ def _resume(learner: nn.Module, optimiser: Optimiser, workspace: Workspace, wind
 def _save(learner: nn.Module, optimiser: Optimiser, workspace: Workspace, position: dict[str, Any]) -> None:
     position["history"] = workspace.history.size()
     position["timings"] = workspace.timings.size()
-    save_checkpoint(workspace.resume, learner, optimiser, workspace.provenance.digest(), position)
+    save_checkpoint(workspace.resume, learner, optimiser, workspace.digest, position)
 
 
 def _save_best(path: Path, learner: nn.Module) -> None:

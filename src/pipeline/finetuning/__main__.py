@@ -20,6 +20,9 @@ def main(
     selection: Annotated[Path | None, typer.Option(help="The selected units.")] = None,
     leaks: Annotated[Path | None, typer.Option(help="Source images to leave out.")] = None,
     chosen: Annotated[list[Path] | None, typer.Option(help="A search that decides some settings.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Where a training that goes on has its state; FOLDER by default.")
+    ] = None,
     settings: SettingsOption = "{}",
     code: CodeOption = "",
 ) -> None:
@@ -38,7 +41,7 @@ def main(
             step = replace(step, settings=with_chosen(step.settings, chosen))
             inputs |= {f"search{number}": path for number, path in enumerate(chosen)}
         provenance = step.provenance(**inputs)
-        finetune(manifest, images, weights, folder, source, step.settings, provenance)
+        finetune(manifest, images, weights, folder, source, step.settings, provenance, state)
 
 
 if __name__ == "__main__":

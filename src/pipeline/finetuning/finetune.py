@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,22 @@ from torch import nn
 
 from pipeline.backbones.backbone import Backbone, build_backbone
 from pipeline.backbones.files import load_backbone, save_backbone
-from pipeline.engine.augmentation import Normalisation
+from pipeline.backbones.kept import KeptEpochs
 from pipeline.engine.device import prepare_device
-from pipeline.engine.inference import forward_all
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
-from pipeline.engine.streams import target_stream
+from pipeline.engine.streams import ImageStream, target_stream
 from pipeline.engine.train import DivergedError, Window, Workspace, fit
 from pipeline.errors import PipelineError
 from pipeline.finetuning.learner import FineTuning
+from pipeline.finetuning.outputs import write_outputs, write_tables
 from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, selected_images, source_stream
+from pipeline.finetuning.target import Target, open_target
 from pipeline.images.cache import open_images
-from pipeline.objectives import Start, Tables
+from pipeline.objectives import Start
 from pipeline.progress import log
 from pipeline.provenance import Provenance
 from pipeline.reuse import Reuse
-from pipeline.tables import Samples, feature_column, read_samples, write_table
-
-# What objectives may keep beside the model.
-OBJECTIVE_TABLES = ("relationship",)
 
 
 def finetune(
@@ -42,107 +39,133 @@ def finetune(
     source: SourceFiles | None,
     settings: Mapping[str, Any],
     provenance: Provenance,
+    state: Path | None = None,
 ) -> None:
-    """Train one run.
+    """Train one run, or a part of one that may go on.
 
     Args:
         manifest: The target's manifest.
         images: Its decoded images.
         weights: The backbone, after the initialisation stage where the recipe has one.
-        folder: Gets ``model.safetensors`` and the tables ``history``, ``timings``,
+        folder: Gets ``model.safetensors``, ``checkpoints`` and the tables ``history``, ``timings``,
             ``predictions`` and ``features``, and those of the objective.
         source: What reuse reads; None without reuse.
-        settings: A recipe with ``run``, the keys of the run; ``fit_on``, the splits to train on; and
-            ``predict``, those to write predictions and features of. With ``may_diverge`` a loss that
-            is not finite ends the training, and the run counts as if it had not begun.
+        settings: A recipe with ``run``, the keys of the run; ``fit_on``, the splits to train on;
+            ``predict``, those to write predictions and features of; and ``until``, the share of the
+            budget to train. With ``may_diverge`` a loss that is not finite ends the training, and the
+            run counts as if it had not begun.
         provenance: Kept in every file.
+        state: Folder of a training that goes on: what was trained there with another ``until`` is not
+            trained again. None trains in `folder`, once.
     """
     device, seed = prepare_device(settings["threads"]), settings["run"]["seed"]
-    samples = read_samples(manifest)
-    fitted, held_out = samples.training_rows(*settings["fit_on"]), _held_out(samples, settings["predict"])
-    validation = samples.rows("validation") if "validation" in settings["predict"] else held_out[:0]
-    if settings["checkpoint"] == "best" and not len(validation):
-        raise PipelineError(f"{manifest}: checkpoint: best needs a validation part, and it has none")
-    pixels = open_images(images, len(samples.ids))
     pretrained = load_backbone(weights).to(device)
-    preprocessing = pretrained.description.preprocessing
-    normalise = Normalisation(preprocessing)
+    target = open_target(manifest, images, pretrained.description.preprocessing, device)
+    held_out = target.rows(settings["predict"])
     reused = _reused(source, settings) if source else None
-    start = _start(pretrained, samples, pixels, normalise, device)
-    learner = _learner(pretrained, start, reused, settings, seed).to(device)
-    target = target_stream(samples, fitted, pixels, settings, preprocessing, seed, device)
-    streams = {"target": target}
-    if source and reused:
-        # As many source as target images in each batch unless told (UOT paper, section 4.1).
-        size = settings["reuse"]["batch_size"]
-        sizes = [size or len(positions) for positions in target.sampler.epoch(0)]
-        source_pixels = open_images(source.images, len(reused.samples.ids))
-        streams["source"] = source_stream(reused, source_pixels, sizes, settings, preprocessing, seed, device)
-
-    def evaluate() -> dict[str, float]:
-        logits, _ = _outputs(learner.backbone, pixels, validation, normalise, device)
-        return {"top1": float((logits.argmax(1) == samples.labels[validation]).mean())}
-
-    share = settings["initialise"].get("share", 0), 1
-    window = Window.of_budget(settings["budget"], target.sampler.batches, settings["accumulate"], share)
-    optimiser = Optimiser(settings["optimiser"], learner.backbone.encoder, learner.heads, learner.pretrained)
-    with Workspace(folder, "finetuning", provenance) as workspace:
-        at_first = copy.deepcopy(learner.state_dict()) if settings["may_diverge"] else None
-        try:
-            fit(
-                learner,
-                optimiser,
-                streams,
-                settings,
-                window,
-                workspace,
-                evaluate=evaluate if len(validation) else None,
-                keep_best="top1" if settings["checkpoint"] == "best" else None,
-            )
-        except DivergedError as error:
-            if at_first is None:
-                raise
-            log.warning("this trial is judged by the weights it began with: %s", error)
-            learner.load_state_dict(at_first)
-        outputs = _outputs(learner.backbone, pixels, held_out, normalise, device)
-        _write_outputs(folder, samples, held_out, outputs, provenance)
-        _write_tables(folder, learner.objective.tables(), provenance)
+    learner = _learner(pretrained, target, reused, settings, seed).to(device)
+    streams = _streams(pretrained, target, source, reused, settings, seed)
+    window = _window(streams["target"], settings)
+    kept = KeptEpochs(folder, settings["keep_epochs"], window, provenance)
+    with Workspace(folder, "finetuning", provenance, state, _identity(provenance)) as workspace:
+        _fit(learner, target, streams, settings, window, workspace, kept)
+        write_outputs(
+            folder, target.samples, held_out, *target.outputs(learner.backbone, held_out), provenance
+        )
+        write_tables(folder, learner.objective.tables(), provenance)
+        kept.hand_over()
         save_backbone(folder / "model.safetensors", learner.backbone, provenance)
         workspace.finish()
+        kept.discard()
 
 
-def _held_out(samples: Samples, splits: Sequence[str]) -> np.ndarray:
-    """Rows to predict.
-
-    Raises:
-        PipelineError: If the dataset has no such part, and nothing could be said of the run.
-    """
-    rows = samples.rows(*splits)
-    if not len(rows):
-        raise PipelineError(
-            f"{samples.manifest}: no {' or '.join(splits)} image to evaluate the run on; data without such "
-            "parts is cut where its entry in datasets says so, as in split: {validation: 0.1, test: 0.2}"
-        )
-    return rows
+def _identity(provenance: Provenance) -> Provenance:
+    """What trainings have in common that differ in how far they go."""
+    settings = {key: value for key, value in provenance.settings.items() if key != "until"}
+    return replace(provenance, settings=settings)
 
 
-def _start(
+def _window(target: ImageStream, settings: Mapping[str, Any]) -> Window:
+    share = settings["initialise"].get("share", 0), 1
+    window = Window.of_budget(settings["budget"], target.sampler.batches, settings["accumulate"], share)
+    return window.until(settings["until"])
+
+
+def _streams(
     pretrained: Backbone,
-    samples: Samples,
-    pixels: np.ndarray,
-    normalise: Normalisation,
-    device: torch.device,
-) -> Start:
+    target: Target,
+    source: SourceFiles | None,
+    reused: Reused | None,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> dict[str, ImageStream]:
+    """Batches of the target and, with reuse, of the source."""
+    preprocessing, device = pretrained.description.preprocessing, target.device
+    rows = target.samples.training_rows(*settings["fit_on"])
+    stream = target_stream(target.samples, rows, target.pixels, settings, preprocessing, seed, device)
+    if source is None or reused is None:
+        return {"target": stream}
+    # As many source as target images in each batch unless told (UOT paper, section 4.1).
+    size = settings["reuse"]["batch_size"]
+    sizes = [size or len(positions) for positions in stream.sampler.epoch(0)]
+    pixels = open_images(source.images, len(reused.samples.ids))
+    return {
+        "target": stream,
+        "source": source_stream(reused, pixels, sizes, settings, preprocessing, seed, device),
+    }
+
+
+def _fit(
+    learner: FineTuning,
+    target: Target,
+    streams: Mapping[str, ImageStream],
+    settings: Mapping[str, Any],
+    window: Window,
+    workspace: Workspace,
+    kept: KeptEpochs,
+) -> None:
+    """Train; where the loss may diverge, go back to the first weights if it does."""
+    best = settings["checkpoint"] == "best"
+    validation = target.samples.rows(*{"validation"}.intersection(settings["predict"]))
+    if best and not len(validation):
+        manifest = target.samples.manifest
+        raise PipelineError(f"{manifest}: checkpoint: best needs a validation part, and it has none")
+
+    def evaluate() -> dict[str, float]:
+        return {"top1": target.accuracy(learner.backbone, validation)}
+
+    optimiser = Optimiser(settings["optimiser"], learner.backbone.encoder, learner.heads, learner.pretrained)
+    at_first = copy.deepcopy(learner.state_dict()) if settings["may_diverge"] else None
+    try:
+        fit(
+            learner,
+            optimiser,
+            streams,
+            settings,
+            window,
+            workspace,
+            evaluate=evaluate if len(validation) else None,
+            keep_best="top1" if best else None,
+            after_epoch=lambda epoch: kept.keep(epoch, learner.backbone),
+        )
+    except DivergedError as error:
+        if at_first is None:
+            raise
+        log.warning("this trial is judged by the weights it began with: %s", error)
+        learner.load_state_dict(at_first)
+
+
+def _start(pretrained: Backbone, target: Target) -> Start:
     """What an objective may know of the backbone before training."""
 
     def source_logits(part: str) -> tuple[np.ndarray, np.ndarray]:
-        rows = samples.rows(part)
-        logits, _ = _outputs(pretrained, pixels, rows, normalise, device)
-        return logits, samples.labels[rows]
+        rows = target.samples.rows(part)
+        logits, _ = target.outputs(pretrained, rows)
+        return logits, target.samples.labels[rows]
 
     return Start(
         width=pretrained.width,
-        class_names=samples.class_names,
+        class_names=target.samples.class_names,
         source_head=copy.deepcopy(pretrained.head),
         source_class_names=pretrained.description.class_names or [],
         source_logits=source_logits,
@@ -150,9 +173,9 @@ def _start(
 
 
 def _learner(
-    pretrained: Backbone, start: Start, reused: Reused | None, settings: Mapping[str, Any], seed: int
+    pretrained: Backbone, target: Target, reused: Reused | None, settings: Mapping[str, Any], seed: int
 ) -> FineTuning:
-    objective = settings["objective"]
+    objective, start = settings["objective"], _start(pretrained, target)
     description = replace(pretrained.description, projection=None, class_names=start.class_names)
     model = build_backbone(description, seed)
     if not settings["from_scratch"]:
@@ -182,56 +205,3 @@ def _reuse(settings: Mapping[str, Any], pretrained: Backbone, reused: Reused) ->
             head.weight.copy_(pretrained.head.weight[rows])
             head.bias.copy_(pretrained.head.bias[rows])
     return kind_of_reuse(reuse).build(reuse, pretrained.width, len(reused.classes), head)
-
-
-def _outputs(
-    model: Backbone, pixels: np.ndarray, rows: np.ndarray, normalise: Normalisation, device: torch.device
-) -> tuple[np.ndarray, ...]:
-    """Logits and penultimate features of the given rows."""
-    head = model.head
-    assert head is not None
-
-    def forward(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features = model(images)
-        return head(features), features
-
-    return forward_all(model, forward, pixels, rows, normalise, device)
-
-
-def _write_outputs(
-    folder: Path,
-    samples: Samples,
-    rows: np.ndarray,
-    outputs: tuple[np.ndarray, ...],
-    provenance: Provenance,
-) -> None:
-    logits, features = outputs
-    probabilities = torch.softmax(torch.from_numpy(logits), 1).numpy()
-    common = {
-        "sample_id": [samples.ids[row] for row in rows],
-        "split": samples.split[rows].tolist(),
-        "label": samples.labels[rows].astype(np.int32),
-    }
-    predictions = {
-        **common,
-        "prediction": logits.argmax(1).astype(np.int32),
-        "probabilities": feature_column(probabilities),
-    }
-    write_table("predictions", folder / "predictions.parquet", predictions, provenance)
-    write_table(
-        "features",
-        folder / "features.parquet",
-        {**common, "feature": feature_column(features)},
-        provenance,
-    )
-
-
-def _write_tables(folder: Path, tables: Tables, provenance: Provenance) -> None:
-    """Write the objective's tables; those of another objective that ran here before go."""
-    for kind in OBJECTIVE_TABLES:
-        path = folder / f"{kind}.parquet"
-        if kind in tables:
-            columns, extra = tables[kind]
-            write_table(kind, path, columns, provenance, extra)
-        else:
-            path.unlink(missing_ok=True)

@@ -1,9 +1,7 @@
 """Pre-train one backbone."""
 
 import importlib
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import nn
 
 from pipeline.backbones.backbone import Backbone, Description, build_backbone
 from pipeline.backbones.files import save_backbone
+from pipeline.backbones.kept import KeptEpochs
 from pipeline.engine.augmentation import Augmentation, Normalisation
 from pipeline.engine.device import prepare_device
 from pipeline.engine.inference import forward_all
@@ -20,14 +19,10 @@ from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, Shuffled
 from pipeline.engine.train import Window, Workspace, fit
-from pipeline.errors import PipelineError
 from pipeline.images.cache import open_images
 from pipeline.provenance import Provenance
-from pipeline.tables import Samples, atomic_path, read_samples
+from pipeline.tables import Samples, read_samples
 
-CHECKPOINTS = "checkpoints"
-# Where they are until the end: Snakemake removes the outputs of a killed job, this is none.
-KEPT = "kept"
 WEIGHTS = "weights.safetensors"
 
 
@@ -64,13 +59,7 @@ def pretrain(
         device=device,
     )
     window = Window.of_budget(method["budget"], stream.sampler.batches, method["accumulate"])
-    _check_kept(settings["keep_epochs"], window)
-
-    def keep(epoch: int) -> None:
-        if epoch in settings["keep_epochs"]:
-            record = replace(provenance, settings={**settings, "epoch": epoch})
-            save_backbone(folder / KEPT / _file_name(epoch), backbone, record)
-
+    kept = KeptEpochs(folder, settings["keep_epochs"], window, provenance)
     with Workspace(folder, "pretraining", provenance) as workspace:
         fit(
             learner,
@@ -80,23 +69,12 @@ def pretrain(
             window,
             workspace,
             evaluate=_evaluation(backbone, samples, pixels, settings, device),
-            after_epoch=keep,
+            after_epoch=lambda epoch: kept.keep(epoch, backbone),
         )
-        _hand_over(folder, settings["keep_epochs"])
+        kept.hand_over()
         save_backbone(folder / WEIGHTS, backbone, provenance)
         workspace.finish()
-        shutil.rmtree(folder / KEPT, ignore_errors=True)
-
-
-def _file_name(epoch: int) -> str:
-    return f"epoch_{epoch:04}.safetensors"
-
-
-def _hand_over(folder: Path, keep_epochs: list[int]) -> None:
-    (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    for name in map(_file_name, keep_epochs):
-        with atomic_path(folder / CHECKPOINTS / name) as temporary:
-            shutil.copyfile(folder / KEPT / name, temporary)
+        kept.discard()
 
 
 def _description(settings: Mapping[str, Any], samples: Samples) -> Description:
@@ -107,13 +85,6 @@ def _description(settings: Mapping[str, Any], samples: Samples) -> Description:
         settings["method"].get("projection"),
         samples.class_names if supervised else None,
     )
-
-
-def _check_kept(keep_epochs: list[int], window: Window) -> None:
-    epochs = -(-window.last // window.per_epoch)
-    beyond = [epoch for epoch in keep_epochs if epoch > epochs]
-    if beyond:
-        raise PipelineError(f"keep_epochs {beyond} lie beyond the {epochs} epochs of the budget")
 
 
 def _evaluation(

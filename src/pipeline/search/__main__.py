@@ -11,6 +11,7 @@ from pipeline.command import CodeOption, SettingsOption, begin, run_command
 def main(
     output: Annotated[Path, typer.Argument(help="The search table to write.")],
     predictions: Annotated[list[Path], typer.Argument(help="Predictions of each trial, in their order.")],
+    before: Annotated[Path | None, typer.Option(help="The rung before, which chose the trials.")] = None,
     settings: SettingsOption = "{}",
     code: CodeOption = "",
 ) -> None:
@@ -19,7 +20,8 @@ def main(
         from pipeline.search.choose import choose
 
         inputs = {f"trial{number}": path for number, path in enumerate(predictions)}
-        choose(predictions, output, step.settings, step.provenance(**inputs))
+        inputs |= {"before": before} if before else {}
+        choose(predictions, output, step.settings, step.provenance(**inputs), before)
 
 
 if __name__ == "__main__":

@@ -182,9 +182,12 @@ SCHEMAS: dict[str, TableSchema] = {
             "metric": NAME,
             "value": pa.float64(),
             "images": pa.int64(),
+            "rung": pa.int32(),
+            "share": pa.float64(),
             "rank": pa.int32(),
             "chosen": pa.bool_(),
         },
+        nullable=frozenset({"rung"}),
     ),
     "domain_gap": TableSchema(
         "run, epoch and measured selection",

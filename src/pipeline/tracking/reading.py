@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -15,6 +16,8 @@ LAYOUT = {
     "searches": ("trial", ("backbone", "target", "selection", "recipe", "trial")),
     "runs": ("fine-tuning", ("backbone", "target", "selection", "recipe", "seed")),
 }
+# Trials that are halved have a folder for each rung below.
+RUNG = re.compile(r"rung\d+")
 COLUMNS = {"stage", "epoch", "split", "metric", "value"}
 LINES, TABLE, METRICS, TIMINGS = "history.jsonl", "history.parquet", "metrics.parquet", "timings.parquet"
 
@@ -41,6 +44,7 @@ class Folder:
             names.get("recipe", self.kind),
             names.get("initialisation"),
             f"trial {names['trial']}" if "trial" in names else None,
+            f"rung {names['rung']}" if "rung" in names else None,
             names.get("selection") if names.get("selection") != "none" else None,
             f"seed {names['seed']}" if "seed" in names else None,
             names.get("target"),
@@ -67,18 +71,22 @@ def folder_of(path: PurePath) -> Folder | None:
     kind, names = LAYOUT[top]
     if len(parts) < len(names):
         return None
+    if top == "searches" and RUNG.fullmatch("".join(parts[len(names) : len(names) + 1])):
+        names = (*names, "rung")
     values = dict(zip(names, parts, strict=False))
     key = "/".join([top, *parts[: len(names)]])
     if "seed" in values:
         values["seed"] = values["seed"].removeprefix("seed")
+    if "rung" in values:
+        values["rung"] = values["rung"].removeprefix("rung")
     return Folder(key, kind, values)
 
 
 def find_folders(results: Path) -> dict[str, Folder]:
     """Every folder that holds a history, by key."""
     found = {}
-    for top, (_, names) in LAYOUT.items():
-        pattern = "/".join([top, *["*"] * len(names), "history.*"])
+    patterns = ["/".join([top, *["*"] * len(names), "history.*"]) for top, (_, names) in LAYOUT.items()]
+    for pattern in [*patterns, "searches/*/*/*/*/*/rung*/history.*"]:
         for path in sorted(results.glob(pattern)):
             folder = folder_of(path.relative_to(results))
             if folder is not None and path.name in (LINES, TABLE):

@@ -14,17 +14,20 @@ def main(
     images: Annotated[Path, typer.Argument(help="Its decoded images (.npy).")],
     start: Annotated[Path, typer.Argument(help="The backbone that fine-tuning started from.")],
     model: Annotated[Path, typer.Argument(help="The run's model.")],
+    checkpoints: Annotated[Path, typer.Argument(help="Folder of the epochs that it kept.")],
     history: Annotated[Path, typer.Argument(help="The run's history.")],
     source_manifest: Annotated[Path, typer.Option(help="The source's manifest.")],
     source_images: Annotated[Path, typer.Option(help="Its decoded images.")],
     selection: Annotated[list[Path], typer.Option(help="A selection to measure; repeat it.")],
     membership: Annotated[list[Path], typer.Option(help="Units of that selection's images; repeat it.")],
+    leaks: Annotated[Path | None, typer.Option(help="Source images to leave out.")] = None,
     settings: SettingsOption = "{}",
     code: CodeOption = "",
 ) -> None:
-    """Measure the domain gap between a run's target and selections, at its start and at its end."""
+    """Measure the domain gap between a run's target and selections: at its start, kept epochs and its end."""
     with begin("pipeline.analysis.domain_gap", settings, code) as step:
         from pipeline.analysis.domain_gap.measure import RunFiles, measure
+        from pipeline.backbones.kept import kept_files
         from pipeline.errors import PipelineError
         from pipeline.finetuning.reused import SourceFiles
 
@@ -37,9 +40,11 @@ def main(
         inputs = {"manifest": manifest, "start": start, "model": model, "source": source_manifest}
         for number, (ranked, members) in enumerate(zip(selection, membership, strict=True)):
             inputs |= {f"selection{number}": ranked, f"membership{number}": members}
-        files = RunFiles(manifest, images, start, model, history)
+        inputs |= {f"epoch{epoch}": path for epoch, path in kept_files(checkpoints)}
+        inputs |= {"leaks": leaks} if leaks else {}
+        files = RunFiles(manifest, images, start, model, checkpoints, history)
         sources = [
-            SourceFiles(source_manifest, source_images, members, ranked)
+            SourceFiles(source_manifest, source_images, members, ranked, leaks)
             for ranked, members in zip(selection, membership, strict=True)
         ]
         measure(output, files, sources, step.settings, step.provenance(**inputs))

@@ -1,4 +1,4 @@
-"""Measure the domain gap of one run, at the start and at the end of its fine-tuning."""
+"""Measure the domain gap of one run along its fine-tuning."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from pipeline.analysis.domain_gap.estimate import Estimate, estimate
 from pipeline.analysis.domain_gap.gradients import fitted_head, source_gradients, target_gradients
 from pipeline.backbones.backbone import Backbone, build_backbone
 from pipeline.backbones.files import load_backbone, read_description
+from pipeline.backbones.kept import kept_files
 from pipeline.engine.device import prepare_device
 from pipeline.errors import PipelineError
 from pipeline.finetuning.reused import SourceFiles, kind_of_reuse, selected_images
@@ -28,6 +29,7 @@ class RunFiles(NamedTuple):
         images: Its decoded images.
         start: The backbone that fine-tuning started from.
         model: What it ended with.
+        checkpoints: Folder of the epochs that it kept.
         history: Its history.
     """
 
@@ -35,6 +37,7 @@ class RunFiles(NamedTuple):
     images: Path
     start: Path
     model: Path
+    checkpoints: Path
     history: Path
 
 
@@ -94,10 +97,14 @@ def _trained_with(model: Path) -> Mapping[str, Any]:
 def _along(
     files: RunFiles, trained: Mapping[str, Any], samples: Samples, pixels: np.ndarray, device: torch.device
 ) -> Iterator[tuple[int, Backbone]]:
-    """Epoch and model, with a head for the target, at the start and at the end."""
+    """Epoch and model, with a head for the target: at the start, at each kept epoch and at the end."""
     epochs = read_table("history", files.history, ["epoch"])["epoch"]
     yield compute.min(epochs).as_py() - 1, _start(files, trained, samples, pixels, device)
-    yield compute.max(epochs).as_py(), load_backbone(files.model).to(device)
+    end = compute.max(epochs).as_py()
+    for epoch, file in kept_files(files.checkpoints):
+        if epoch < end:
+            yield epoch, load_backbone(file).to(device)
+    yield end, load_backbone(files.model).to(device)
 
 
 def _start(
