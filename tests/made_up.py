@@ -66,6 +66,7 @@ class Results:
         method: Settings of every selection beside its method and count.
         facts: What every selection's method says of it.
         searches: The trials of each recipe that has a search: values and value on validation.
+        rungs: Of each trial, best first, where searches are halved: its last rung, and share of the budget.
         recalled: Rows of the recall table, without one where empty.
     """
 
@@ -86,6 +87,7 @@ class Results:
     method: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     searches: Mapping[str, Sequence[tuple[Mapping[str, Any], float]]] = field(default_factory=dict)
+    rungs: Sequence[tuple[int, float]] = ()
     recalled: Sequence[Mapping[str, Any]] = ()
 
     def make(self) -> tuple[Inputs, dict[str, Any]]:
@@ -326,12 +328,16 @@ class Results:
             "metric": ["top1"] * len(trials),
             "value": [value for _, value in trials],
             "images": [100] * len(trials),
+            "rung": [rung for rung, _ in self.rungs] or [None] * len(trials),
+            "share": [share for _, share in self.rungs] or [1.0] * len(trials),
             "rank": list(range(1, len(trials) + 1)),
             "chosen": [number == 0 for number in range(len(trials))],
         }
         write_table("search", folder / "search.parquet", columns, record)
-        for name in names:
-            self._training(folder / name, record, "finetuning", range(1, 11), 0)
+        for name, rung in zip(names, columns["rung"], strict=True):
+            self._training(
+                folder / name / (f"rung{rung}" if self.rungs else ""), record, "finetuning", range(1, 11), 0
+            )
         return folder
 
     def _recall(self) -> Path:

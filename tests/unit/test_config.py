@@ -67,7 +67,8 @@ experiments:
 """
 RECIPE_KEYS = (
     "budget, batch_size, accumulate, precision, threads, optimiser, schedule, augmentation, "
-    "evaluate_every, initialise, objective, reuse, from_scratch, checkpoint, fit_on, tuned, take, search"
+    "evaluate_every, initialise, objective, reuse, from_scratch, checkpoint, keep_epochs, fit_on, tuned, "
+    "take, search"
 )
 SGD_KEYS = "name, learning_rate, momentum, nesterov, weight_decay, head_ratio, groups"
 NAME = "letters, digits, '_', '-' and '.', the first a letter or a digit"
@@ -358,6 +359,28 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "kept epoch after the last": (
         {"backbones.small.keep_epochs": [2, 9]},
         "backbones.small: keep_epochs 9 is after the 8 epochs of the budget",
+    ),
+    "kept epoch after the last of fine-tuning": (
+        {"recipes.plain.keep_epochs": [11]},
+        "recipes.plain: keep_epochs 11 is after the 10 epochs of the budget",
+    ),
+    "kept epoch of the first stage": (
+        {"recipes.coin.keep_epochs": [8, 7]},
+        "recipes.coin: keep_epochs 7 lies in the stage before, which takes 7 of 10 epochs",
+    ),
+    "halving by less than half": (
+        {"recipes.plain.search": {"grid": {"threads": [1, 2]}, "halving": {"first": 0.1, "factor": 1}}},
+        "recipes.plain.search.halving.factor: found 1; expected a whole number, at least 2",
+    ),
+    "rungs of one epoch": (
+        {
+            "recipes.plain.search": {
+                "grid": {"threads": [1, 2, 3, 4, 5, 6, 7, 8]},
+                "halving": {"first": 0.04, "factor": 2},
+            }
+        },
+        "recipes.plain: search.halving: its rungs would end after 1, 1, 2 of 10 epochs, some at the same; "
+        "start with a larger share (first)",
     ),
     "crop from large to small": (
         {"recipes.plain.augmentation": {"resized_crop": [1, 0.2]}},

@@ -261,6 +261,21 @@ def test_two_stages_share_a_budget_without_gap(
         assert first.last % first.per_epoch == 0
 
 
+@pytest.mark.parametrize(
+    ("window", "share", "last"),
+    [
+        (Window(0, 900, 900, 100), 1 / 9, 100),
+        (Window(0, 900, 900, 100), 0.2, 200),
+        (Window(0, 900, 900, 100), 1.0, 900),
+        (Window(0, 950, 950, 100), 0.999, 950),
+        (Window(0, 7, 7, 10), 0.1, 7),
+    ],
+)
+def test_a_part_that_goes_on_ends_with_an_epoch(window: Window, share: float, last: int) -> None:
+    assert window.until(share) == Window(window.first, last, window.total, window.per_epoch)
+    assert window.until(share).ends == (last == window.total)
+
+
 def test_a_share_without_a_step_is_refused() -> None:
     """Else fine-tuning would leave its head at random, and say nothing."""
     with pytest.raises(PipelineError, match=r"from 0.7 to 1 of a budget of 1 epochs is empty"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.special import softmax
 from torch import nn
 
@@ -127,6 +128,7 @@ def tuned(
         files: SourceFiles | None = None,
         given: Any = target,
         start: Path = weights,
+        state: Path | None = None,
         **changes: Any,
     ) -> Path:
         settings = training(
@@ -139,11 +141,13 @@ def tuned(
                 "fit_on": ["train"],
                 "predict": ["validation", "test"],
                 "may_diverge": False,
+                "until": 1.0,
+                "keep_epochs": [],
                 "run": {"seed": 0},
             }
             | changes
         )
-        finetune(given.manifest, given.images, start, tmp_path / folder, files, settings, record)
+        finetune(given.manifest, given.images, start, tmp_path / folder, files, settings, record, state)
         return tmp_path / folder
 
     return run
@@ -193,7 +197,7 @@ def test_run_writes_model_predictions_and_features(
     tuned: Callable[..., Path], target: Any, record: Provenance
 ) -> None:
     folder = tuned()
-    names = ["features.parquet", "history.parquet", "model.safetensors", "predictions.parquet"]
+    names = ["checkpoints", "features.parquet", "history.parquet", "model.safetensors", "predictions.parquet"]
     assert sorted(path.name for path in folder.iterdir()) == [*names, "timings.parquet"]
     held_out = np.flatnonzero(target.split != "train")
     predictions = read_table("predictions", folder / "predictions.parquet")
@@ -556,7 +560,7 @@ def test_every_combination_trains_and_resumes_bit_for_bit(
     names = sorted(path.name for path in whole.iterdir())
     assert ("relationship.parquet" in names) == (objective == "co_tuning")
     assert sorted(path.name for path in resumed.iterdir()) == names
-    for name in set(names) - {"timings.parquet"}:
+    for name in set(names) - {"timings.parquet", "checkpoints"}:
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
 
@@ -588,6 +592,50 @@ def test_a_run_that_may_diverge_is_judged_by_the_weights_it_began_with(
     )
     predictions = read_table("predictions", folder / "predictions.parquet")
     assert np.isfinite(feature_matrix(predictions, "probabilities")).all()
+
+
+PARTS = {"reuse": {"name": "none"}, "budget": {"epochs": 4, "iterations": None}, "evaluate_every": 3}
+
+
+def test_a_trial_that_goes_on_ends_as_one_without_a_stop(tuned: Callable[..., Path], tmp_path: Path) -> None:
+    """Its history too: the stop leaves no trace."""
+    state = tmp_path / "state"
+    first = tuned("rung0", state=state, until=0.5, **PARTS)
+    assert read_table("history", first / "history.parquet")["epoch"].to_pylist()[-1] == 2
+    assert "resumed" not in {path.stem for path in first.iterdir()}
+    second, whole = tuned("rung1", state=state, until=1.0, **PARTS), tuned("whole", **PARTS)
+    for name in ("history", "predictions", "features"):
+        assert read_table(name, second / f"{name}.parquet").equals(
+            read_table(name, whole / f"{name}.parquet")
+        )
+    trained, expected = (load_file(folder / "model.safetensors") for folder in (second, whole))
+    assert all(torch.equal(trained[name], value) for name, value in expected.items())
+    # Only the second half was trained by the second.
+    epochs = read_table("timings", second / "timings.parquet")["seconds"].to_pylist()
+    assert epochs[:2] == read_table("timings", first / "timings.parquet")["seconds"].to_pylist()
+
+
+def test_an_earlier_rung_that_is_trained_again_is_not_taken_from_a_later_one(
+    tuned: Callable[..., Path], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    before = (tuned("rung0", state=state, until=0.5, **PARTS) / "predictions.parquet").read_bytes()
+    tuned("rung1", state=state, until=1.0, **PARTS)
+    assert (tuned("rung0", state=state, until=0.5, **PARTS) / "predictions.parquet").read_bytes() == before
+
+
+def test_epochs_of_fine_tuning_are_kept(tuned: Callable[..., Path]) -> None:
+    whole, part = (
+        tuned(name, reuse={"name": "none"}, budget={"epochs": epochs, "iterations": None}, keep_epochs=[2])
+        for name, epochs in (("whole", 3), ("part", 2))
+    )
+    kept = load_file(part / "checkpoints" / "epoch_0002.safetensors")
+    model = load_file(part / "model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in model.items())
+    assert [path.name for path in (whole / "checkpoints").iterdir()] == ["epoch_0002.safetensors"]
+    assert not (whole / "kept").exists()
+    with pytest.raises(PipelineError, match=r"keep_epochs \[9\] lie beyond the 4 epochs of the budget"):
+        tuned("late", **PARTS, keep_epochs=[9])
 
 
 def test_a_share_of_each_unit_is_nested_and_drawn_anew(

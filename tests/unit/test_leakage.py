@@ -511,6 +511,8 @@ def test_excluded_images_are_in_no_source_batch(
         fit_on=["train"],
         predict=["validation", "test"],
         may_diverge=False,
+        until=1.0,
+        keep_epochs=[],
         run={"seed": 0},
     )
     files = replace(files, leaks=None) if keep else files

@@ -755,6 +755,25 @@ def test_a_search_shows_its_whole_grid(page: Callable[..., str]) -> None:
     assert ["Search", "plain", "4", "200", "5.0 s", "20 s"] in [row[:6] for row in times]
 
 
+def test_a_halved_search_says_how_far_its_trials_were_trained(tmp_path: Path) -> None:
+    rungs = [(1, 0.3), (1, 0.3), (0, 0.1), (0, 0.1)]
+    trials = [({"a.rate": rate}, value) for rate, value in ((1, 0.5), (2, 0.49), (3, 0.48), (4, 0.3))]
+    results = Results(tmp_path, accuracy=by_value, searches={"plain": trials}, rungs=rungs)
+    inputs, settings = results.make()
+    reader = Reader(render(collect(inputs, settings)))
+    rows = [[words(cell) for cell in row] for row in reader.rows["searches"]]
+    assert rows[0][:5] == ["Rank", "Rate", "Budget %", "Validation %", "To the chosen"]
+    assert [row[:5] for row in rows[1:]] == [
+        ["1 chosen", "1", "30.0", "50.0 ± 5.0", ""],
+        ["2", "2", "30.0", "49.0 ± 5.0", "-1.0 within"],
+        ["3", "3", "10.0", "48.0 ± 5.0", "-2.0"],
+        ["4", "4", "10.0", "30.0 ± 4.6", "-20.0"],
+    ]
+    text = words(reader.text["searches"])
+    assert "4 trials up to 10.0 % of the budget, then 2 trials up to 30.0 % of the budget." in text
+    assert "1 other trial lies within one standard error of it" in text
+
+
 def test_a_search_over_other_than_two_keys_is_a_table(tmp_path: Path) -> None:
     trials = [
         ({"a.rate": a, "b.rate": b, "c": c}, 0.5 + 0.1 * a) for a in (1, 2) for b in (1, 2) for c in (1, 2)

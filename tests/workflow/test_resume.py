@@ -180,6 +180,8 @@ def steps(
         "fit_on": ["train"],
         "predict": ["validation", "test"],
         "may_diverge": False,
+        "until": 1.0,
+        "keep_epochs": [EPOCHS + 1],
         "run": RUN,
     }
     reuse = [
@@ -197,7 +199,7 @@ def steps(
     return {
         "finetuning": Chain(
             command("finetuning", *start, *reuse, values=second),
-            ["model.safetensors", "predictions.parquet", "features.parquet", *tables],
+            ["model.safetensors", "checkpoints", "predictions.parquet", "features.parquet", *tables],
             EPOCHS,
             [kill, kill, term, kill, kill],
             first_epoch=EPOCHS,

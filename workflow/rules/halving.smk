@@ -46,7 +46,8 @@ use rule finetune as trial_to_rung with:
 
 checkpoint rank:
     input:
-        unpack(lambda w: judged(w, int(w.rung))),
+        predictions=lambda w: judged(w, int(w.rung)),
+        before=lambda w: ranking_before(w, int(w.rung)),
     output:
         ranking=f"{SEARCH}/rung{{rung}}.parquet",
     params:

@@ -112,9 +112,11 @@ def reported():
 
 def reported_files(wildcards):
     """Every file behind those options."""
+    # Of trials that were halved, the search's own table says how far each went.
     trials = [
         f"{folder}/{trial}/timings.parquet"
         for folder in reported_searches()
+        if not resolve.rungs(Path(folder).name)
         for trial in resolve.trials(Path(folder).name)
     ]
     pretrained = [name for name in reported_backbones() if settings.backbones[name].origin == "pretraining"]

@@ -35,21 +35,22 @@ use rule finetune as trial with:
 
 def ranking_before(wildcards, rung):
     """The ranking of the rung before, once it is there: it decides which trials take part."""
-    return checkpoints.rank.get(**{**wildcards, "rung": rung - 1}).output.ranking if rung else None
+    if not rung:
+        return []
+    return [checkpoints.rank.get(**{**wildcards, "rung": rung - 1}).output.ranking]
 
 
 def judged(wildcards, rung):
-    """What a ranking reads: predictions of the trials that take part, and the ranking before."""
-    pattern = RUNG if resolve.rungs(wildcards.recipe) else TRIAL
-    before = ranking_before(wildcards, rung)
-    trials = going_on_to(before) if before else None
-    taking_part = [name for name in resolve.trials(wildcards.recipe) if trials is None or name in trials]
-    keys = [{**wildcards, "rung": rung, "trial": name} for name in taking_part]
-    files = {"predictions": [f"{pattern}/predictions.parquet".format(**key) for key in keys]}
-    return files | ({"before": before} if before else {})
+    """The predictions of all trials, of a rung those that the one before chose."""
+    names = list(resolve.trials(wildcards.recipe))
+    if rung is None:
+        return expand(f"{TRIAL}/predictions.parquet", **wildcards, trial=names)
+    for ranking in ranking_before(wildcards, rung):
+        names = [name for name in names if name in chosen_by(ranking)]
+    return expand(f"{RUNG}/predictions.parquet", **{**wildcards, "rung": rung}, trial=names)
 
 
-def going_on_to(ranking):
+def chosen_by(ranking):
     """Names of the trials that a ranking chose."""
     import pyarrow.parquet as parquet
 
@@ -59,7 +60,7 @@ def going_on_to(ranking):
 
 def ranking_options(wildcards, input):
     """The option of the command that names the ranking before."""
-    return ["--before", input.before] if "before" in input.keys() else []
+    return [part for path in input.before for part in ("--before", path)]
 
 
 def last_rung(wildcards):
@@ -76,7 +77,8 @@ def states(wildcards):
 
 rule choose:
     input:
-        unpack(lambda w: judged(w, last_rung(w))),
+        predictions=lambda w: judged(w, last_rung(w)),
+        before=lambda w: ranking_before(w, last_rung(w)),
     output:
         search=report(f"{SEARCH}/search.parquet", category="Searches", caption="../report/search.rst"),
     params:

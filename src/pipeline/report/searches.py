@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.provenance import Provenance, canonical_json
 from pipeline.report.data import Pair, Time, Way, read_times, record_of
@@ -13,6 +13,9 @@ from pipeline.report.described import described, words
 from pipeline.report.heat import Cell, Heat
 from pipeline.report.scales import Scale, trial_scale
 from pipeline.tables import read_table
+
+# What a row of the search table says of a trial as it stands there.
+JUDGED = ("value", "images", "rung", "share", "chosen")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Trial:
         values: Of the settings that the search tries, by key path.
         value: The metric on the validation part, a share of one.
         images: Over how many images.
+        rung: The last rung of successive halving that it took part in; None without halving.
+        share: Of the budget, that it was trained for.
         chosen: Whether it is the one that was taken.
     """
 
@@ -31,12 +36,26 @@ class Trial:
     values: Mapping[str, Any]
     value: float
     images: int
+    rung: int | None
+    share: float
     chosen: bool
+
+    @property
+    def folder(self) -> str:
+        """Where its tables are, below the search's folder."""
+        return self.name if self.rung is None else f"{self.name}/rung{self.rung}"
 
     @property
     def error(self) -> float:
         """The binomial standard error of its value; of a mean over classes it is an approximation."""
         return float((self.value * (1 - self.value) / self.images) ** 0.5)
+
+
+class Rung(NamedTuple):
+    """Trials that took part in one round, and what share of the budget they had by its end."""
+
+    share: float
+    trials: list[Trial]
 
 
 @dataclass(frozen=True)
@@ -82,9 +101,26 @@ class Search:
 
     @property
     def close(self) -> list[Trial]:
-        """The other trials within one standard error of the chosen one (Breiman et al. 1984, 3.4.3)."""
-        least = self.chosen.value - self.chosen.error
-        return [trial for trial in self.trials if not trial.chosen and trial.value >= least]
+        """The other trials within one standard error of the chosen one (Breiman et al. 1984, 3.4.3).
+
+        Those that halving ended before were trained for less, and are not compared.
+        """
+        least, alike = self.chosen.value - self.chosen.error, self.rungs[-1].trials
+        return [trial for trial in alike if not trial.chosen and trial.value >= least]
+
+    @cached_property
+    def rungs(self) -> list[Rung]:
+        """The rungs of successive halving, the first one first; of a full grid there is one."""
+        ended: dict[float, list[Trial]] = {}
+        for trial in self.trials:
+            ended.setdefault(trial.share, []).append(trial)
+        shares = sorted(ended)
+        return [Rung(share, [trial for trial in self.trials if trial.share >= share]) for share in shares]
+
+    @property
+    def halved(self) -> bool:
+        """Whether trials were trained for parts of the budget."""
+        return self.chosen.rung is not None
 
     @cached_property
     def scale(self) -> Scale:
@@ -133,9 +169,8 @@ def _read(folder: Path) -> Search:
     table = read_table("search", folder / "search.parquet")
     rows = table.sort_by("rank").to_pylist()
     trials = [
-        Trial(row["trial"], json.loads(row["values"]), row["value"], row["images"], row["chosen"])
-        for row in rows
+        Trial(row["trial"], json.loads(row["values"]), **{name: row[name] for name in JUDGED}) for row in rows
     ]
-    times = [read_times(folder / trial.name / "timings.parquet") for trial in trials]
+    times = [read_times(folder / trial.folder / "timings.parquet") for trial in trials]
     way = Way(recipe, selection)
     return Search(Pair(backbone, target), way, rows[0]["metric"], trials, record_of(table), times)
