@@ -379,6 +379,7 @@ COVERED_BY = {
     "datasets.parquet": {"dataset"},
     "datasets.csv": set(),
     "text": {"recall"},
+    "figures": {"recall", "gap and accuracy"},
     "tables.io": set(STEPS),
     "command": set(),
     "errors": set(),
