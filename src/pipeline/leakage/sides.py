@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 
 from pipeline.errors import PipelineError
 from pipeline.provenance import read_provenance
-from pipeline.tables import read_table
+from pipeline.tables import feature_matrix, read_batches, read_table
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,12 @@ def directions(side: Side, batch: int) -> Iterator[tuple[int, np.ndarray]]:
         block follow each other.
     """
     start, position = 0, 0
-    for matrix in _features(side.features, batch):
+    for table in read_batches(side.features, ["feature"], batch):
+        matrix = feature_matrix(table)
         stop = int(np.searchsorted(side.rows, start + len(matrix)))
         if stop > position:
             yield position, _unit_length(matrix[side.rows[position:stop] - start])
         start, position = start + len(matrix), stop
-
-
-def _features(path: Path, batch: int) -> Iterator[np.ndarray]:
-    """The features in a file, float32 (batch, d) at a time."""
-    file = parquet.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        # Of several groups in one call, all that was read would stay in memory.
-        for rows in file.iter_batches(batch, row_groups=[group], columns=["feature"]):
-            column = rows.column("feature")
-            yield column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 def all_directions(side: Side) -> np.ndarray:

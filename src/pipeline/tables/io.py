@@ -100,6 +100,21 @@ def read_table(kind: str, path: Path, columns: Sequence[str] | None = None, filt
         raise PipelineError(f"{path}: cannot be read, perhaps truncated ({error})") from error
 
 
+def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Read a table in order, a few rows at a time, holding no more of it than a row group.
+
+    Args:
+        path: A Parquet file whose schema has been checked.
+        columns: Only these.
+        rows: In a batch, at most: none reaches over the end of a row group.
+    """
+    with parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            # A reader of several groups keeps all that it has read of the file until it ends.
+            for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+                yield pa.table(batch)
+
+
 def read_table_metadata(path: Path) -> dict[str, str]:
     """The text metadata of a Parquet file, pandas' and Arrow's own keys left out."""
     try:

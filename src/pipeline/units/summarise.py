@@ -15,6 +15,7 @@ from pipeline.tables import (
     check_finite,
     feature_column,
     feature_matrix,
+    read_batches,
     read_samples,
     read_table,
     table_writer,
@@ -195,16 +196,12 @@ def _write_samples(
 
 def _training_batches(features: Path, columns: list[str], rows: int = ROWS) -> Iterator[pa.Table]:
     """The features of training images with other columns of theirs, some rows at a time."""
-    file = parquet.ParquetFile(features)
-    for group in range(file.num_row_groups):
-        # A reader of several groups keeps all that it has read of the file until it ends.
-        for batch in file.iter_batches(rows, row_groups=[group], columns=["split", *columns, "feature"]):
-            table = pa.table(batch)
-            training = compute.equal(table["split"].cast(pa.string()), "train")
-            if not compute.all(training).as_py():
-                table = table.filter(training)
-            if len(table):
-                yield table
+    for table in read_batches(features, ["split", *columns, "feature"], rows):
+        training = compute.equal(table["split"].cast(pa.string()), "train")
+        if not compute.all(training).as_py():
+            table = table.filter(training)
+        if len(table):
+            yield table
 
 
 def _width(features: Path) -> int:
