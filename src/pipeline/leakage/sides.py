@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 
 from pipeline.errors import PipelineError
 from pipeline.provenance import read_provenance
-from pipeline.tables import feature_matrix, read_batches, read_table
+from pipeline.tables import feature_matrix, feature_width, read_batches, read_table
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,15 @@ def directions(side: Side, batch: int) -> Iterator[tuple[int, np.ndarray]]:
 
 def all_directions(side: Side) -> np.ndarray:
     """All of them at once, float32 (n, d)."""
-    width = parquet.read_schema(side.features).field("feature").type.list_size
     blocks = [block for _, block in directions(side, 4096)]
-    return np.concatenate(blocks) if blocks else np.empty((0, width), np.float32)
+    return np.concatenate(blocks) if blocks else np.empty((0, feature_width(side.features)), np.float32)
 
 
 def check_comparable(source: Path, target: Path) -> None:
     """Raise PipelineError unless both features are of one backbone."""
     records = [read_provenance(path) for path in (source, target)]
     weights = [record.inputs.get("weights") if record else None for record in records]
-    widths = [parquet.read_schema(path).field("feature").type.list_size for path in (source, target)]
+    widths = [feature_width(path) for path in (source, target)]
     if weights[0] != weights[1] or widths[0] != widths[1]:
         raise PipelineError(
             f"{source} has features of {widths[0]} numbers by weights {weights[0]}, {target} of {widths[1]} "

@@ -5,6 +5,7 @@ from pipeline.tables.finite import check_finite
 from pipeline.tables.io import (
     feature_column,
     feature_matrix,
+    feature_width,
     read_batches,
     read_table,
     read_table_metadata,
@@ -23,6 +24,7 @@ __all__ = [
     "check_finite",
     "feature_column",
     "feature_matrix",
+    "feature_width",
     "read_batches",
     "read_samples",
     "read_table",

@@ -144,6 +144,11 @@ def feature_matrix(table: pa.Table, column: str = "feature") -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+def feature_width(path: Path) -> int:
+    """How many numbers each feature in a file has."""
+    return int(parquet.read_schema(path).field("feature").type.list_size)
+
+
 def check_schema(kind: str, schema: pa.Schema, path: Path) -> None:
     """Raise PipelineError unless `schema` has the columns of `kind`, each of its type."""
     declared = SCHEMAS[kind]

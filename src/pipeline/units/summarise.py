@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 
 from pipeline.errors import PipelineError
 from pipeline.provenance import Provenance
@@ -15,6 +14,7 @@ from pipeline.tables import (
     check_finite,
     feature_column,
     feature_matrix,
+    feature_width,
     read_batches,
     read_samples,
     read_table,
@@ -142,7 +142,7 @@ def _means(features: Path, assignment: np.ndarray, counts: np.ndarray) -> np.nda
     """
     from scipy.sparse import csr_matrix
 
-    sums = np.zeros((len(counts), _width(features)))
+    sums = np.zeros((len(counts), feature_width(features)))
     first = 0
     for table in _training_batches(features, [], ROWS_SUMMED):
         units, place = np.unique(assignment[first : first + len(table)], return_inverse=True)
@@ -157,7 +157,7 @@ def _means(features: Path, assignment: np.ndarray, counts: np.ndarray) -> np.nda
 
 def _directions(features: Path, images: int) -> np.ndarray:
     """The training features at unit length, float32 (images, d); one of length zero stays."""
-    directions = np.empty((images, _width(features)), np.float32)
+    directions = np.empty((images, feature_width(features)), np.float32)
     first = 0
     for table in _training_batches(features, []):
         block = directions[first : first + len(table)]
@@ -202,7 +202,3 @@ def _training_batches(features: Path, columns: list[str], rows: int = ROWS) -> I
             table = table.filter(training)
         if len(table):
             yield table
-
-
-def _width(features: Path) -> int:
-    return int(parquet.read_schema(features).field("feature").type.list_size)
