@@ -151,7 +151,7 @@ def _means(features: Path, assignment: np.ndarray, counts: np.ndarray) -> np.nda
         members = csr_matrix(entries, shape=(len(units), len(table)))
         sums[units] += members @ feature_matrix(table).astype(np.float64)
     if not np.isfinite(sums).all():
-        check_finite(features, _training_batches(features, ["sample_id"]))
+        check_finite(features, _training_batches(features, ["sample_id"], ROWS))
     return (sums / counts[:, None]).astype(np.float32)
 
 
@@ -159,12 +159,12 @@ def _directions(features: Path, images: int) -> np.ndarray:
     """The training features at unit length, float32 (images, d); one of length zero stays."""
     directions = np.empty((images, feature_width(features)), np.float32)
     first = 0
-    for table in _training_batches(features, []):
+    for table in _training_batches(features, [], ROWS):
         block = directions[first : first + len(table)]
         block[:] = feature_matrix(table)
         first += len(table)
         if not np.isfinite(block).all():
-            check_finite(features, _training_batches(features, ["sample_id"]))
+            check_finite(features, _training_batches(features, ["sample_id"], ROWS))
         lengths = np.linalg.norm(block, axis=1, keepdims=True)
         block /= np.maximum(lengths, np.finfo(np.float32).tiny)
     return directions
@@ -178,10 +178,10 @@ def _write_samples(
     Raises:
         PipelineError: If a feature is not finite.
     """
-    check_finite(features, _training_batches(features, ["sample_id"]))
+    check_finite(features, _training_batches(features, ["sample_id"], ROWS))
     first = 0
     with table_writer("units", units, provenance) as write:
-        for table in _training_batches(features, ["sample_id"]):
+        for table in _training_batches(features, ["sample_id"], ROWS):
             columns = {
                 "unit_id": np.arange(first, first + len(table), dtype=np.int32),
                 "name": table["sample_id"],
@@ -194,7 +194,7 @@ def _write_samples(
     write_table("membership", membership, assigned, provenance)
 
 
-def _training_batches(features: Path, columns: list[str], rows: int = ROWS) -> Iterator[pa.Table]:
+def _training_batches(features: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
     """The features of training images with other columns of theirs, some rows at a time."""
     for table in read_batches(features, ["split", *columns, "feature"], rows):
         training = compute.equal(table["split"].cast(pa.string()), "train")
