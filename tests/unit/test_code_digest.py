@@ -371,6 +371,7 @@ COVERED_BY = {
     "pretraining.pretrain": {"pretrain", "pretrain by contrast"},
     "finetuning.finetune": FINE_TUNING,
     "engine.train": TRAINING,
+    "engine.logistic": {"finetune with pseudo-labels", "domain gap"},
     "backbones.architectures.small_resnet": TRAINING | {"features", "domain gap"},
     "backbones.architectures.torchvision": set(),
     "units.summarise": {"units"},
