@@ -99,3 +99,4 @@ def test_views_of_each_kind(images: torch.Tensor, training: Callable[..., dict[s
     assert torch.equal(weak(images, draws[:, :DRAWS]), single(images, draws[:, :DRAWS]))
     assert not torch.equal(strong(images, draws), weak(images, draws[:, :DRAWS]))
     assert (labelled.LABELLED, pseudo_labelled.LABELLED) == (True, False)
+    assert (labelled.VIEWS, pseudo_labelled.VIEWS) == (1, 2)

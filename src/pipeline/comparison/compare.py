@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipeline.comparison.differences import paired_difference
 from pipeline.provenance import Provenance
 from pipeline.tables import atomic_write, read_table, write_table
+from pipeline.text import aligned, titled
 
 KEYS = ["backbone", "target", "selection", "recipe", "split", "metric"]
 
@@ -80,8 +81,7 @@ def comparison_text(
     for (backbone, target), ways in pairs.items():
         counts = {len(seeds) for splits in ways.values() for seeds in splits.values()}
         title = f"{target} by {backbone}: {main_metric[target]} in %, {_statistic(counts)}"
-        lines = _aligned(_cells(ways, baselines, counts))
-        tables.append("\n".join([title, "-" * max(map(len, [title, *lines])), *lines, ""]))
+        tables.append(titled(title, aligned(_cells(ways, baselines, counts), left=[0, 1])))
     return "\n".join(tables)
 
 
@@ -125,15 +125,3 @@ def _number(seeds: Mapping[int, float], spread: bool, sign: str = "") -> str:
     values = list(seeds.values())
     deviation = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else " " * len(" ± 0.0") * spread
     return f"{100 * np.mean(values):{sign}.1f}{deviation}"
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """Names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]

@@ -148,9 +148,7 @@ class Checkpoint(Backbone):
 
     @model_validator(mode="after")
     def _one_place(self) -> "Checkpoint":
-        if (self.path is None) == (self.url is None):
-            found = "neither" if self.path is None else "both"
-            raise ValueError(f"found {found} of path and url; give one")
+        self._require_one("path", "url")
         return self
 
 

@@ -46,3 +46,10 @@ class Settings(BaseModel):
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-ready values, defaults filled in."""
         return self.model_dump(mode="json")
+
+    def _require_one(self, first: str, second: str) -> None:
+        """Raise ValueError unless one of two keys is given, and one alone."""
+        missing = [getattr(self, key) is None for key in (first, second)]
+        if missing[0] == missing[1]:
+            found = "neither" if missing[0] else "both"
+            raise ValueError(f"found {found} of {first} and {second}; give one")

@@ -15,10 +15,15 @@ class Budget(Settings):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Budget":
-        if (self.epochs is None) == (self.iterations is None):
-            found = "neither" if self.epochs is None else "both"
-            raise ValueError(f"found {found} of epochs and iterations; give one")
+        self._require_one("epochs", "iterations")
         return self
+
+
+HeadRatio = Annotated[Positive, Field(description="Learning rate of heads over that of the backbone.")]
+GroupRatios = Annotated[
+    dict[str, Positive],
+    Field(description="Further ratios to `learning_rate`, by prefix of parameter name in the backbone."),
+]
 
 
 class Sgd(Settings):
@@ -29,11 +34,8 @@ class Sgd(Settings):
     momentum: Fraction = Field(0.9, description="Momentum.")
     nesterov: bool = Field(True, description="Nesterov momentum.")
     weight_decay: Number = Field(1e-4, ge=0, description="L2 penalty on all weights.")
-    head_ratio: Positive = Field(1.0, description="Learning rate of heads over that of the backbone.")
-    groups: dict[str, Positive] = Field(
-        default_factory=dict,
-        description="Further ratios to `learning_rate`, by prefix of parameter name in the backbone.",
-    )
+    head_ratio: HeadRatio = 1.0
+    groups: GroupRatios = Field(default_factory=dict)
 
 
 class Adam(Settings):
@@ -43,11 +45,8 @@ class Adam(Settings):
     learning_rate: Positive = Field(1e-3, description="Learning rate of the backbone.")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Decay of the two moments.")
     weight_decay: Number = Field(0.0, ge=0, description="Decoupled weight decay.")
-    head_ratio: Positive = Field(1.0, description="Learning rate of heads over that of the backbone.")
-    groups: dict[str, Positive] = Field(
-        default_factory=dict,
-        description="Further ratios to `learning_rate`, by prefix of parameter name in the backbone.",
-    )
+    head_ratio: HeadRatio = 1.0
+    groups: GroupRatios = Field(default_factory=dict)
 
 
 class Schedule(Settings):

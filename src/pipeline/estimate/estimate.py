@@ -12,6 +12,7 @@ from pipeline.estimate.costs import BASES, ESTIMATED, EXTRAPOLATED, MEASURED, UN
 from pipeline.estimate.dry_run import jobs_by_rule
 from pipeline.estimate.images import Count, count_images
 from pipeline.estimate.jobs import KINDS, Job, gpu_jobs
+from pipeline.text import aligned
 
 HEAD = ("GPU jobs", "jobs", "images", "GPU hours", "basis")
 
@@ -65,13 +66,7 @@ def table(jobs: Sequence[Job], found: Sequence[Cost]) -> list[str]:
             rows.append(_row(kind, group, basis))
     bases = ", ".join(basis for basis in BASES if _has(found, basis))
     rows.append(_row("total", pairs, bases))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    signs = "<>>><"
-    lines = (
-        [f"{cell:{sign}{width}}" for cell, sign, width in zip(row, signs, widths, strict=True)]
-        for row in rows
-    )
-    return ["  ".join(line).rstrip() for line in lines]
+    return aligned(rows, left=[0, len(HEAD) - 1])
 
 
 def _row(kind: str, group: Sequence[tuple[Job, Cost]], basis: str) -> tuple[str, str, str, str, str]:

@@ -18,8 +18,6 @@ TRIALS, FINETUNING = "trials of searches", "fine-tuning"
 KINDS = (PRETRAINING, FEATURES, INITIALISATION, TRIALS, FINETUNING)
 # A backward pass takes the gradients of weights and of inputs: as much work as two forward passes.
 TRAINED = 3
-# Views of a source image in a batch, by kind of reuse (UOT paper, Eq. 6 and 7).
-VIEWS = {"labelled": 1, "pseudo_labelled": 2}
 
 Counts = Callable[[str], Count | None]
 
@@ -165,5 +163,5 @@ def _finetuning(kind: str, settings: dict[str, Any], folder: str, counts: Counts
     images, batches = trained_images(settings, count.of(settings["fit_on"]), share)
     if reuse["name"] != "none":
         source = batches * reuse["batch_size"] if reuse["batch_size"] else images
-        images += VIEWS[reuse["name"]] * source
+        images += importlib.import_module(f"pipeline.reuse.{reuse['name']}").VIEWS * source
     return Job(kind, backbone, target, images, TRAINED * images, folder, settings)

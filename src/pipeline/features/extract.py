@@ -58,8 +58,8 @@ def extract(
     batches = ((start, min(start + settings["batch_size"], last)) for start in starts)
     parts: list[np.ndarray] = []
     with bar("features", "image", last - first) as progress:
-        for feature in forward(batches):
-            _check_finite(feature, samples["sample_id"], first + progress.n, manifest)
+        for start, feature in zip(starts, forward(batches), strict=True):
+            _check_finite(feature, samples["sample_id"], start, manifest)
             parts.append(feature)
             progress.update(len(feature))
     columns = {name: samples[name].slice(first, last - first) for name in samples.column_names}

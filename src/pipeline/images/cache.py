@@ -1,6 +1,5 @@
 """The cache of decoded images: one uint8 array of shape (n, size, size, 3) in a .npy file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet as parquet
 from pipeline.errors import PipelineError
 from pipeline.images.decode import decode_batches
 from pipeline.progress import bar
-from pipeline.tables import atomic_path
+from pipeline.tables import atomic_path, read_batches
 from pipeline.tables.io import check_schema
 
 # Images that a thread decodes at a time.
@@ -55,24 +54,20 @@ def write_images(manifest: Path, output: Path, size: int, threads: int) -> None:
     Raises:
         PipelineError: If the manifest is unreadable or empty, or an image cannot be decoded.
     """
-    file = _open_manifest(manifest)
-    rows = file.metadata.num_rows
+    rows = _count_rows(manifest)
+    batches = read_batches(manifest, ["sample_id", "image"], BATCH)
     shape = (rows, size, size, 3)
     with atomic_path(output) as temporary, temporary.open("wb") as array:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(array, header)
         with bar("decoding", "images", rows) as progress:
-            for batch, pixels in decode_batches(_batches(file), size, threads):
+            for batch, pixels in decode_batches(batches, size, threads):
                 array.write(pixels.data)
                 progress.update(len(batch))
 
 
-def _batches(file: parquet.ParquetFile) -> Iterator[pa.Table]:
-    for batch in file.iter_batches(BATCH, columns=["sample_id", "image"]):
-        yield pa.Table.from_batches([batch])
-
-
-def _open_manifest(path: Path) -> parquet.ParquetFile:
+def _count_rows(path: Path) -> int:
+    """How many images a manifest has, after a check that it is one."""
     try:
         file = parquet.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -80,4 +75,4 @@ def _open_manifest(path: Path) -> parquet.ParquetFile:
     check_schema("manifest", file.schema_arrow, path)
     if file.metadata.num_rows == 0:
         raise PipelineError(f"{path}: this manifest has no images")
-    return file
+    return file.metadata.num_rows

@@ -21,7 +21,9 @@ def shard_bounds(rows: int, batch_size: int, shard: int, shards: int) -> tuple[i
     return min(cuts[0], rows), min(cuts[1], rows)
 
 
-def shard_batches(file: parquet.ParquetFile, first: int, last: int, batch_size: int) -> Iterator[pa.Table]:
+def shard_batches(
+    file: parquet.ParquetFile, columns: list[str], first: int, last: int, batch_size: int
+) -> Iterator[pa.Table]:
     """The rows first .. last - 1, a batch at a time, reading only the row groups that hold them."""
     start, waiting = 0, []
     held = 0
@@ -29,7 +31,6 @@ def shard_batches(file: parquet.ParquetFile, first: int, last: int, batch_size: 
         stop = start + file.metadata.row_group(group).num_rows
         low, high = max(first, start), min(last, stop)
         if low < high:
-            columns = ["sample_id", "image", "split", "label"]
             waiting.append(file.read_row_group(group, columns).slice(low - start, high - low))
             held += high - low
             if held >= batch_size or stop >= last:

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 
 from pipeline.errors import PipelineError
 from pipeline.provenance import read_provenance
-from pipeline.tables import read_table
+from pipeline.tables import feature_matrix, feature_width, read_batches, read_table
 
 
 @dataclass(frozen=True)
@@ -88,35 +87,25 @@ def directions(side: Side, batch: int) -> Iterator[tuple[int, np.ndarray]]:
         block follow each other.
     """
     start, position = 0, 0
-    for matrix in _features(side.features, batch):
+    for table in read_batches(side.features, ["feature"], batch):
+        matrix = feature_matrix(table)
         stop = int(np.searchsorted(side.rows, start + len(matrix)))
         if stop > position:
             yield position, _unit_length(matrix[side.rows[position:stop] - start])
         start, position = start + len(matrix), stop
 
 
-def _features(path: Path, batch: int) -> Iterator[np.ndarray]:
-    """The features in a file, float32 (batch, d) at a time."""
-    file = parquet.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        # Of several groups in one call, all that was read would stay in memory.
-        for rows in file.iter_batches(batch, row_groups=[group], columns=["feature"]):
-            column = rows.column("feature")
-            yield column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-
-
 def all_directions(side: Side) -> np.ndarray:
     """All of them at once, float32 (n, d)."""
-    width = parquet.read_schema(side.features).field("feature").type.list_size
     blocks = [block for _, block in directions(side, 4096)]
-    return np.concatenate(blocks) if blocks else np.empty((0, width), np.float32)
+    return np.concatenate(blocks) if blocks else np.empty((0, feature_width(side.features)), np.float32)
 
 
 def check_comparable(source: Path, target: Path) -> None:
     """Raise PipelineError unless both features are of one backbone."""
     records = [read_provenance(path) for path in (source, target)]
     weights = [record.inputs.get("weights") if record else None for record in records]
-    widths = [parquet.read_schema(path).field("feature").type.list_size for path in (source, target)]
+    widths = [feature_width(path) for path in (source, target)]
     if weights[0] != weights[1] or widths[0] != widths[1]:
         raise PipelineError(
             f"{source} has features of {widths[0]} numbers by weights {weights[0]}, {target} of {widths[1]} "

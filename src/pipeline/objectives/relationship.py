@@ -1,13 +1,12 @@
 """How classes of the source relate to those of the target (Co-Tuning, You et al. 2020)."""
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from pipeline.engine.logistic import logistic_regression
 from pipeline.progress import log
 
 # Of the logarithm of the calibration's factor: beyond, probabilities are flat or certain.
@@ -91,21 +90,18 @@ def regression(source: np.ndarray, labels: np.ndarray, strength: float) -> np.nd
     Returns:
         W, float64 (target classes, source classes).
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    # Of two classes scikit-learn fits the difference d of their weights, whose |d|^2 / 2 is twice
-    # the penalty of the weights -d/2 and d/2.
-    two = labels.max() == 1
-    model: Any = LogisticRegression(
-        C=2 * strength if two else strength, fit_intercept=False, tol=1e-8, max_iter=20_000
+    weights, _ = logistic_regression(
+        source,
+        labels,
+        f"co_tuning: the regression with C {strength:g}",
+        # Of two classes scikit-learn fits the difference d of their weights, whose |d|^2 / 2 is twice
+        # the penalty of the weights -d/2 and d/2.
+        C=2 * strength if labels.max() == 1 else strength,
+        fit_intercept=False,
+        tol=1e-8,
+        max_iter=20_000,
     )
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(source, labels)
-    if found:
-        log.warning("co_tuning: the regression with C %g stopped before its tolerance", strength)
-    return np.concatenate([-model.coef_, model.coef_]) / 2 if two else model.coef_
+    return weights
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> float:

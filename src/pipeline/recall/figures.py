@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from pipeline.figures import STYLE, save_svg
 from pipeline.recall.measure import Experiments, Keys, Ranking, Recall
-from pipeline.tables import atomic_path
 
 # Okabe and Ito's colours, told apart by most colour-blind readers; the grey is for all other concepts.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d"]
@@ -25,16 +25,6 @@ AXES = {
     "uot": "mass P1, largest = 1",
     "greedy_ot": "mean distance to the target's classes",
     "nearest": "distance to the nearest target class",
-}
-# The same input gives the same bytes, and text stays text.
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "graftune",
-    "text.parse_math": False,
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
 }
 
 
@@ -69,10 +59,10 @@ def draw(folder: Path, experiments: Experiments) -> None:
         for keys, ranking in rankings.items():
             if ranking.settings["method"] in AXES:
                 path = folder / keys.backbone / keys.source / keys.target / f"{keys.selection}.svg"
-                _save(_bars(ranking, list(wanted[keys])), path)
+                save_svg(_bars(ranking, list(wanted[keys])), path)
         panels = _sweeps_by_panel(recalls)
         if panels:
-            _save(_lines(panels), folder / "epsilon_c.svg")
+            save_svg(_lines(panels), folder / "epsilon_c.svg")
 
 
 def lengths(ranking: Ranking) -> np.ndarray:
@@ -196,8 +186,3 @@ def _lines(panels: Mapping[str, Sequence[Sweep]]) -> Figure:
         axes.grid(axis="y", alpha=0.4)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from pipeline.recall.measure import Experiments, Recall
+from pipeline.text import aligned, titled
 
 
 def recall_text(experiments: Experiments) -> str:
@@ -31,22 +32,9 @@ def _table(target: str, source: str, concept: str, recalls: list[Recall]) -> str
         line = [selection, _joined(recall.selected for recall in row.values())]
         line += [_joined(f"{recall.bound:.2f}" for recall in row.values())] if bounded else []
         lines.append(line + [f"{row[name].percent:.2f}" if name in row else "" for name in backbones])
-    text = _aligned(lines)
-    return "\n".join([title, "-" * max(map(len, [title, *text])), *text, ""])
+    return titled(title, aligned(lines, left=[0]))
 
 
 def _joined(values: Iterable[object]) -> str:
     """The values, each once; of one source there is one."""
     return "/".join(map(str, dict.fromkeys(values)))
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """Names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]

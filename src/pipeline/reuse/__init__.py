@@ -3,8 +3,9 @@
 Each has
 
 - ``LABELLED``: whether the source images need labels;
-- ``augmentations(settings, augmentation, preprocessing)``: how each view of a source image is
-  changed, from the recipe's ``augmentation``;
+- ``VIEWS``: how many views of each source image pass the network;
+- ``augmentations(settings, augmentation, preprocessing)``: how each of these views is changed, from
+  the recipe's ``augmentation``;
 - ``build(settings, width, classes, pretraining_head) -> Reuse``.
 """
 

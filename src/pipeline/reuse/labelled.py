@@ -11,6 +11,7 @@ from pipeline.engine.augmentation import Augmentation
 from pipeline.reuse.outputs import Reuse, SourceOutputs
 
 LABELLED = True
+VIEWS = 1
 
 
 def augmentations(

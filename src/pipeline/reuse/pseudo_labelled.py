@@ -12,6 +12,7 @@ from pipeline.engine.strong import StrongAugmentation
 from pipeline.reuse.outputs import Reuse, SourceOutputs
 
 LABELLED = False
+VIEWS = 2
 
 
 def augmentations(

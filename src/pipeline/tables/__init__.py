@@ -5,6 +5,8 @@ from pipeline.tables.finite import check_finite
 from pipeline.tables.io import (
     feature_column,
     feature_matrix,
+    feature_width,
+    read_batches,
     read_table,
     read_table_metadata,
     table_writer,
@@ -22,6 +24,8 @@ __all__ = [
     "check_finite",
     "feature_column",
     "feature_matrix",
+    "feature_width",
+    "read_batches",
     "read_samples",
     "read_table",
     "read_table_metadata",

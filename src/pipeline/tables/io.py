@@ -100,6 +100,21 @@ def read_table(kind: str, path: Path, columns: Sequence[str] | None = None, filt
         raise PipelineError(f"{path}: cannot be read, perhaps truncated ({error})") from error
 
 
+def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Read a table in order, a few rows at a time, holding no more of it than a row group.
+
+    Args:
+        path: A Parquet file whose schema has been checked.
+        columns: Only these.
+        rows: In a batch, at most: none reaches over the end of a row group.
+    """
+    with parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            # A reader of several groups keeps all that it has read of the file until it ends.
+            for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+                yield pa.table(batch)
+
+
 def read_table_metadata(path: Path) -> dict[str, str]:
     """The text metadata of a Parquet file, pandas' and Arrow's own keys left out."""
     try:
@@ -127,6 +142,11 @@ def feature_matrix(table: pa.Table, column: str = "feature") -> np.ndarray:
         return np.empty((0, width), dtype=np.float32)
     parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def feature_width(path: Path) -> int:
+    """How many numbers each feature in a file has."""
+    return int(parquet.read_schema(path).field("feature").type.list_size)
 
 
 def check_schema(kind: str, schema: pa.Schema, path: Path) -> None:

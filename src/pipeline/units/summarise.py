@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 
 from pipeline.errors import PipelineError
 from pipeline.provenance import Provenance
@@ -15,6 +14,8 @@ from pipeline.tables import (
     check_finite,
     feature_column,
     feature_matrix,
+    feature_width,
+    read_batches,
     read_samples,
     read_table,
     table_writer,
@@ -141,7 +142,7 @@ def _means(features: Path, assignment: np.ndarray, counts: np.ndarray) -> np.nda
     """
     from scipy.sparse import csr_matrix
 
-    sums = np.zeros((len(counts), _width(features)))
+    sums = np.zeros((len(counts), feature_width(features)))
     first = 0
     for table in _training_batches(features, [], ROWS_SUMMED):
         units, place = np.unique(assignment[first : first + len(table)], return_inverse=True)
@@ -150,20 +151,20 @@ def _means(features: Path, assignment: np.ndarray, counts: np.ndarray) -> np.nda
         members = csr_matrix(entries, shape=(len(units), len(table)))
         sums[units] += members @ feature_matrix(table).astype(np.float64)
     if not np.isfinite(sums).all():
-        check_finite(features, _training_batches(features, ["sample_id"]))
+        check_finite(features, _training_batches(features, ["sample_id"], ROWS))
     return (sums / counts[:, None]).astype(np.float32)
 
 
 def _directions(features: Path, images: int) -> np.ndarray:
     """The training features at unit length, float32 (images, d); one of length zero stays."""
-    directions = np.empty((images, _width(features)), np.float32)
+    directions = np.empty((images, feature_width(features)), np.float32)
     first = 0
-    for table in _training_batches(features, []):
+    for table in _training_batches(features, [], ROWS):
         block = directions[first : first + len(table)]
         block[:] = feature_matrix(table)
         first += len(table)
         if not np.isfinite(block).all():
-            check_finite(features, _training_batches(features, ["sample_id"]))
+            check_finite(features, _training_batches(features, ["sample_id"], ROWS))
         lengths = np.linalg.norm(block, axis=1, keepdims=True)
         block /= np.maximum(lengths, np.finfo(np.float32).tiny)
     return directions
@@ -177,10 +178,10 @@ def _write_samples(
     Raises:
         PipelineError: If a feature is not finite.
     """
-    check_finite(features, _training_batches(features, ["sample_id"]))
+    check_finite(features, _training_batches(features, ["sample_id"], ROWS))
     first = 0
     with table_writer("units", units, provenance) as write:
-        for table in _training_batches(features, ["sample_id"]):
+        for table in _training_batches(features, ["sample_id"], ROWS):
             columns = {
                 "unit_id": np.arange(first, first + len(table), dtype=np.int32),
                 "name": table["sample_id"],
@@ -193,19 +194,11 @@ def _write_samples(
     write_table("membership", membership, assigned, provenance)
 
 
-def _training_batches(features: Path, columns: list[str], rows: int = ROWS) -> Iterator[pa.Table]:
+def _training_batches(features: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
     """The features of training images with other columns of theirs, some rows at a time."""
-    file = parquet.ParquetFile(features)
-    for group in range(file.num_row_groups):
-        # A reader of several groups keeps all that it has read of the file until it ends.
-        for batch in file.iter_batches(rows, row_groups=[group], columns=["split", *columns, "feature"]):
-            table = pa.table(batch)
-            training = compute.equal(table["split"].cast(pa.string()), "train")
-            if not compute.all(training).as_py():
-                table = table.filter(training)
-            if len(table):
-                yield table
-
-
-def _width(features: Path) -> int:
-    return int(parquet.read_schema(features).field("feature").type.list_size)
+    for table in read_batches(features, ["split", *columns, "feature"], rows):
+        training = compute.equal(table["split"].cast(pa.string()), "train")
+        if not compute.all(training).as_py():
+            table = table.filter(training)
+        if len(table):
+            yield table

@@ -1,6 +1,5 @@
 """Gradients of the target's and of reused source's loss with respect to a backbone."""
 
-import warnings
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -13,11 +12,11 @@ from torch import nn
 from pipeline.backbones.backbone import Backbone
 from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.inference import forward_all
+from pipeline.engine.logistic import logistic_regression
 from pipeline.engine.randomness import derive
 from pipeline.engine.streams import target_stream
 from pipeline.errors import PipelineError
 from pipeline.finetuning.reused import Reused, kind_of_reuse, source_stream
-from pipeline.progress import log
 from pipeline.reuse import SourceOutputs
 from pipeline.tables import Samples
 
@@ -142,21 +141,11 @@ def fitted_head(
     Returns:
         From (n, width) to (n, classes).
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
     normalise = Normalisation(backbone.description.preprocessing)
     (features,) = forward_all(backbone, lambda images: (backbone(images),), pixels, rows, normalise, device)
-    # Another number of threads adds in another order.
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model: Any = LogisticRegression(max_iter=1_000).fit(features.astype(np.float64), labels)
-    if found:
-        log.warning("a head's logistic regression stopped before its tolerance")
-    weight, bias = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
-        weight, bias = (np.concatenate([-part, part]) / 2 for part in (weight, bias))
+    weight, bias = logistic_regression(
+        features.astype(np.float64), labels, "a head's logistic regression", max_iter=1_000
+    )
     head = nn.Linear(backbone.width, len(weight))
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))

@@ -9,20 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.tables import atomic_path
+from pipeline.figures import STYLE, save_svg
 
 Row = Mapping[str, Any]
 LABELS = {"gap": "gap δ²", "difference": "difference of means Δ²"}
-# The same input gives the same bytes, and text stays text.
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "graftune",
-    "text.parse_math": False,
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 def draw(folder: Path, rows: Sequence[Row], main_metric: Mapping[str, str]) -> None:
@@ -43,8 +33,8 @@ def draw(folder: Path, rows: Sequence[Row], main_metric: Mapping[str, str]) -> N
             title = f"{recipe}: {backbone} on {target}"
             base = folder / backbone / target
             if some[0]["accuracy"] is not None:
-                _save(_against_accuracy(some, title, main_metric[target]), base / f"{recipe}_accuracy.svg")
-            _save(_along_epochs(some, title), base / f"{recipe}_epochs.svg")
+                save_svg(_against_accuracy(some, title, main_metric[target]), base / f"{recipe}_accuracy.svg")
+            save_svg(_along_epochs(some, title), base / f"{recipe}_epochs.svg")
 
 
 def _against_accuracy(rows: Sequence[Row], title: str, metric: str) -> Figure:
@@ -102,9 +92,3 @@ def _colours(items: Sequence[Any]) -> list[Any]:
     """From dark to light in the order of the items, which for parts of a ranking is theirs."""
     last = max(1, len(items) - 1)
     return [matplotlib.colormaps["viridis"](0.85 * number / last) for number in range(len(items))]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -57,9 +57,8 @@ def hash_images(
     """
     file = parquet.ParquetFile(manifest)
     first, last = shard_bounds(file.metadata.num_rows, BATCH, *shard)
-    batches = shard_batches(file, first, last, BATCH)
-    columns = SCHEMAS["hashes"].columns
-    empty = {name: pa.array([], kind) for name, kind in columns.items()}
+    batches = shard_batches(file, ["sample_id", "split", "image"], first, last, BATCH)
+    empty = {name: pa.array([], kind) for name, kind in SCHEMAS["hashes"].columns.items()}
     parts = [pa.table(empty)]
     with bar("hashes", "image", last - first) as progress:
         for part in map_in_order(_hash_batch, batches, threads):
