@@ -1,5 +1,6 @@
 """The estimate of jobs and GPU hours: against hand calculations, published FLOPs and what was measured."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.estimate.arithmetic import forward_flops
 from pipeline.estimate.costs import costs
 from pipeline.estimate.estimate import table
 from pipeline.estimate.images import Count, count_images
-from pipeline.estimate.jobs import Job, gpu_jobs, trained_images
+from pipeline.estimate.jobs import Job, gpu_jobs, jobs_after_rankings, trained_images
 from pipeline.provenance import Provenance
 from pipeline.tables import write_table
 
@@ -123,6 +124,33 @@ def test_training_images_by_hand(
 ) -> None:
     training = {"budget": budget, "batch_size": 32, "accumulate": accumulate}
     assert trained_images(training, count, share) == (images, batches)
+
+
+def test_rungs_of_a_search_train_what_the_ones_before_did_not() -> None:
+    changed = copy.deepcopy(CONFIG)
+    search = changed["recipes"]["plain"]["search"]
+    search["grid"]["optimiser.learning_rate"] = [0.1, 0.01, 0.001, 0.0001]
+    search["halving"] = {"first": 0.25, "factor": 2}
+    resolver = Resolver(load_config(changed))
+    trials = [job for job in gpu_jobs(resolver, COUNTS.get) if job.kind == "trials of searches"]
+    # Of ten epochs of 100 images: four trials up to the end of the third, two up to the fifth.
+    assert [job.images for job in trials] == 4 * [300] + 2 * [200]
+    folder = "searches/moco/target/none/plain"
+    assert [job.folder for job in trials[:4]] == [
+        f"{folder}/{name}/rung0" for name in resolver.trials("plain")
+    ]
+    assert jobs_after_rankings(resolver) == 2
+
+
+def test_domain_gaps_count_both_sides_at_each_epoch() -> None:
+    changed = copy.deepcopy(CONFIG)
+    changed["experiments"][0]["domain_gap"] = {"batch_size": 12, "batches": 4}
+    changed["recipes"]["coin"]["keep_epochs"] = [5, 7]
+    jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
+    # 48 of 50 test images and 4 * 12 source images in two views, at the start, kept epochs and the end.
+    assert [job.images for job in jobs if job.kind == "domain gap"] == [
+        times * (48 + 96) for times in (2, 2, 4, 4, 2, 2)
+    ]
 
 
 def test_every_kind_of_job_counts_its_images_and_forward_passes(jobs: list[Job]) -> None:

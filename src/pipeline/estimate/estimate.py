@@ -11,7 +11,7 @@ from pipeline.estimate.arithmetic import forward_flops
 from pipeline.estimate.costs import BASES, ESTIMATED, EXTRAPOLATED, MEASURED, UNKNOWN, Cost, costs
 from pipeline.estimate.dry_run import jobs_by_rule
 from pipeline.estimate.images import Count, count_images
-from pipeline.estimate.jobs import KINDS, Job, gpu_jobs
+from pipeline.estimate.jobs import KINDS, Job, gpu_jobs, jobs_after_rankings
 from pipeline.text import aligned
 
 HEAD = ("GPU jobs", "jobs", "images", "GPU hours", "basis")
@@ -40,8 +40,9 @@ def estimate(file: Path, tflops: float, results: Path) -> str:
     def flops(backbone: str) -> int:
         return forward_flops(config.origin(backbone))
 
-    all_jobs = sum(jobs_by_rule(file).values())
-    jobs = gpu_jobs(Resolver(config), counts)
+    resolver = Resolver(config)
+    all_jobs = sum(jobs_by_rule(file).values()) + jobs_after_rankings(resolver)
+    jobs = gpu_jobs(resolver, counts)
     found = costs(jobs, flops, tflops, results)
     backbones = dict.fromkeys(job.backbone for job in jobs)
     arithmetic = {name: flops(name) for name in backbones} if _has(found, ESTIMATED) else {}

@@ -9,13 +9,14 @@ from pipeline.config.backbones import PretrainedHere
 from pipeline.config.datasets import ClassMeans
 from pipeline.config.model import NO_SELECTION
 from pipeline.config.resolve import Resolver
+from pipeline.config.runs import Run
 from pipeline.engine.streams import Shuffled
 from pipeline.engine.train import Window
 from pipeline.estimate.images import Count
 
 PRETRAINING, FEATURES, INITIALISATION = "pre-training", "feature extraction", "initialisation"
-TRIALS, FINETUNING = "trials of searches", "fine-tuning"
-KINDS = (PRETRAINING, FEATURES, INITIALISATION, TRIALS, FINETUNING)
+TRIALS, FINETUNING, GAPS = "trials of searches", "fine-tuning", "domain gap"
+KINDS = (PRETRAINING, FEATURES, INITIALISATION, TRIALS, FINETUNING, GAPS)
 # A backward pass takes the gradients of weights and of inputs: as much work as two forward passes.
 TRAINED = 3
 
@@ -49,19 +50,20 @@ class Job:
 def gpu_jobs(resolver: Resolver, counts: Counts) -> list[Job]:
     """Every job of a fresh run of the config, in the order of `KINDS`.
 
-    Where a search decides a setting, the recipe's own value stands for it. Evaluation on held-out
-    parts is left out: a few percent, which timings leave out as well.
+    Where a search decides a setting, the recipe's own value stands for it, and of successive halving any
+    trials go on. Evaluation on held-out parts is left out: a few percent, which timings leave out as well;
+    so are the features that heads are fitted on for the domain gap.
 
     Args:
         resolver: Of the config.
         counts: Images of a dataset.
     """
-    kinds = (_pretraining, _features, _initialisations, _trials, _runs)
+    kinds = (_pretraining, _features, _initialisations, _trials, _runs, _gaps)
     return [job for kind in kinds for job in kind(resolver, counts)]
 
 
 def trained_images(
-    training: Mapping[str, Any], count: int, share: tuple[float, float] = (0, 1)
+    training: Mapping[str, Any], count: int, share: tuple[float, float] = (0, 1), until: float = 1.0
 ) -> tuple[int, int]:
     """Images that a share of a budget trains on, and the batches that they come in.
 
@@ -69,13 +71,14 @@ def trained_images(
         training: ``budget``, ``batch_size``, ``accumulate``.
         count: Images of an epoch.
         share: From and to.
+        until: Where a training that goes on stops, as a share of the whole budget.
 
     Raises:
         PipelineError: If the share holds no step.
     """
     size, accumulate = training["batch_size"], training["accumulate"]
     batches = Shuffled(count, size, seed=0).batches
-    window = Window.of_budget(training["budget"], batches, accumulate, share)
+    window = Window.of_budget(training["budget"], batches, accumulate, share).until(until)
     epochs, steps = divmod(window.last - window.first, window.per_epoch)
     rest = steps * accumulate
     # A last batch of a single image is left out.
@@ -131,7 +134,27 @@ def _initialisations(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 
 
 def _trials(resolver: Resolver, counts: Counts) -> Iterator[Job]:
-    """The trials of the recipes that run, and of those that they take settings from."""
+    """The trials of every search; in rungs where they are halved."""
+    for run in _searches(resolver):
+        keys = (run.backbone, run.target, run.selection, run.recipe)
+        trials, rungs = list(resolver.trials(run.recipe)), resolver.rungs(run.recipe)
+        folder = "/".join(("searches", *keys))
+        if not rungs:
+            for trial in trials:
+                settings = resolver.trial_settings(run, trial)
+                yield _finetuning(TRIALS, settings, f"{folder}/{trial}", counts)
+        before = 0.0
+        for number, rung in enumerate(rungs):
+            for trial in trials[: rung.trials]:
+                settings = resolver.trial_settings(run, trial, number)
+                # The timings of a later rung hold those of the rungs before.
+                place = "" if number else f"{folder}/{trial}/rung0"
+                yield _finetuning(TRIALS, settings, place, counts, before)
+            before = rung.share
+
+
+def _searches(resolver: Resolver) -> list[Run]:
+    """What each search trains: those of the recipes that run, and of those that they take settings from."""
     recipes = resolver.config.recipes
     searches: dict[tuple[str, str, str, str], None] = {}
     for run in resolver.config.runs():
@@ -140,11 +163,24 @@ def _trials(resolver: Resolver, counts: Counts) -> Iterator[Job]:
             searches[run.backbone, run.target, NO_SELECTION, take.recipe] = None
         if recipes[run.recipe].search:
             searches[run.backbone, run.target, run.selection, run.recipe] = None
-    for keys in searches:
-        run = resolver.trial_run(*keys)
-        for trial in resolver.trials(run.recipe):
-            folder = "/".join(("searches", *keys, trial))
-            yield _finetuning(TRIALS, resolver.trial_settings(run, trial), folder, counts)
+    return [resolver.trial_run(*keys) for keys in searches]
+
+
+def jobs_after_rankings(resolver: Resolver) -> int:
+    """Trials of later rungs, which no dry run knows of."""
+    return sum(rung.trials for run in _searches(resolver) for rung in resolver.rungs(run.recipe)[1:])
+
+
+def _gaps(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    """The domain gaps along runs."""
+    for gap in resolver.gaps():
+        run, settings, count = gap.run, gap.settings, counts(gap.run.target)
+        views = reused_views(resolver.config.recipes[gap.recipe].reuse.name)
+        source = settings.batches * settings.batch_size * views * len(gap.selections)
+        # At the start and the end beside the epochs that are kept.
+        times = 2 + len(resolver.config.recipes[run.recipe].keep_epochs)
+        images = count and times * (count.of(["test"]) // settings.batches * settings.batches + source)
+        yield Job(GAPS, run.backbone, run.target, images, images and TRAINED * images)
 
 
 def _runs(resolver: Resolver, counts: Counts) -> Iterator[Job]:
@@ -153,15 +189,28 @@ def _runs(resolver: Resolver, counts: Counts) -> Iterator[Job]:
         yield _finetuning(FINETUNING, resolver.finetuning_settings(run), "/".join(("runs", *keys)), counts)
 
 
-def _finetuning(kind: str, settings: dict[str, Any], folder: str, counts: Counts) -> Job:
-    """Training on the target, and as many source images in a batch unless told."""
+def reused_views(name: str) -> int:
+    """How many views of a source image a kind of reuse takes."""
+    views: int = importlib.import_module(f"pipeline.reuse.{name}").VIEWS
+    return views
+
+
+def _finetuning(kind: str, settings: dict[str, Any], folder: str, counts: Counts, before: float = 0.0) -> Job:
+    """Training on the target, and as many source images in a batch unless told.
+
+    `before` is the share of the budget that was trained already.
+    """
     backbone, target = settings["run"]["backbone"], settings["run"]["target"]
     count, reuse = counts(target), settings["reuse"]
     if count is None:
         return Job(kind, backbone, target, None, None, folder, settings)
     share = settings["initialise"].get("share", 0), 1
-    images, batches = trained_images(settings, count.of(settings["fit_on"]), share)
+    fitted = count.of(settings["fit_on"])
+    images, batches = trained_images(settings, fitted, share, settings["until"])
+    if before:
+        done, batches_done = trained_images(settings, fitted, share, before)
+        images, batches = images - done, batches - batches_done
     if reuse["name"] != "none":
         source = batches * reuse["batch_size"] if reuse["batch_size"] else images
-        images += importlib.import_module(f"pipeline.reuse.{reuse['name']}").VIEWS * source
+        images += reused_views(reuse["name"]) * source
     return Job(kind, backbone, target, images, TRAINED * images, folder, settings)
