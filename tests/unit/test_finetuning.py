@@ -1,7 +1,9 @@
 """Fine-tuning: which source images are reused, how heads start, and what a run writes."""
 
+import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from scipy.special import softmax
 from torch import nn
+from torchvision.models import ResNet18_Weights
 
 from pipeline.backbones.backbone import Backbone, Description, build_backbone
 from pipeline.backbones.files import load_backbone, read_description, save_backbone
@@ -19,6 +22,7 @@ from pipeline.engine import train as engine
 from pipeline.engine.streams import Batch
 from pipeline.errors import PipelineError
 from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.heads import same_class
 from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.reused import SourceFiles, selected_images
 from pipeline.initialisation.initialise import initialise
@@ -29,6 +33,7 @@ from pipeline.tables import feature_matrix, read_table, read_table_metadata, wri
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
+ROOT = Path(__file__).parents[2]
 SGD_STILL = {
     "name": "sgd",
     "learning_rate": 1e-12,
@@ -67,7 +72,7 @@ AUGMENTATION = {
     **{"resized_crop": [0.3, 1.0], "padding": 0, "fill": 0, "flip": True},
     **{"colour_jitter": 0.4, "grey": 0.2, "blur": 0.5},
 }
-CLASSES = ["a", "b", "c", "d"]
+CLASSES = ["class 0", "class 1", "class 2", "class 3"]
 DESCRIPTION = Description(
     architecture={"name": "small_resnet", "widths": [4, 6], "blocks": 1, "stem_stride": 1},
     preprocessing={"resize": 10, "crop": 10, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
@@ -290,6 +295,42 @@ def test_source_head_needs_a_head(
     reuse = LABELLED | {"head": "pretraining"}
     with pytest.raises(PipelineError, match="this backbone has no such head"):
         tuned("run", reusing(by_class(source), {10}), start=path, reuse=reuse)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["Class 0", "class 2", "class 1", "class 3"],
+            "class 1 of its head is 'class 2'; of the source",
+        ),
+        (["class 0", "class 1", "class 2"], "head has 3 classes; the source has 4"),
+    ],
+)
+def test_source_head_is_for_the_classes_of_the_source(
+    tmp_path: Path,
+    tuned: Callable[..., Path],
+    source: Any,
+    reusing: Callable[..., SourceFiles],
+    record: Provenance,
+    names: list[str],
+    message: str,
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_backbone(path, build_backbone(replace(DESCRIPTION, class_names=names), seed=3), record)
+    with pytest.raises(PipelineError, match=message):
+        tuned("run", reusing(by_class(source), {10}), start=path, reuse=LABELLED | {"head": "pretraining"})
+
+
+def test_published_weights_name_imagenets_classes_in_the_order_of_its_archive() -> None:
+    """By the first synonym of each, but for two names without their comma."""
+    table = (ROOT / "data" / "imagenet_concepts.csv").read_text(encoding="utf-8")
+    of_source = [row["class_name"] for row in csv.DictReader(table.splitlines())]
+    of_head = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    assert len(of_source) == len(of_head) == 1000
+    found = zip(of_head, of_source, range(1000), strict=True)
+    assert [label for name, other, label in found if not same_class(name, other, label)] == []
+    assert not same_class(of_head[0], of_source[1], 1)
 
 
 def test_batches_hold_as_many_source_as_target_images(

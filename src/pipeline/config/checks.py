@@ -335,8 +335,11 @@ def _has_concepts(config: Config, source: str) -> bool:
 
 
 def _has_head(config: Config, backbone: str, source: str) -> bool:
+    """Whether a backbone may have a head for a source; of a fetched one the job compares the classes."""
     entry = config.origin(backbone)
-    return _is_supervised(entry) and entry.dataset == source
+    if isinstance(entry, PretrainedHere):
+        return _is_supervised(entry) and entry.dataset == source
+    return not _lacks_head(config, backbone)
 
 
 def _lacks_head(config: Config, backbone: str) -> bool:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from pipeline.backbones.backbone import Backbone, build_backbone
 from pipeline.backbones.files import load_backbone, save_backbone
@@ -20,6 +18,7 @@ from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, target_stream
 from pipeline.engine.train import DivergedError, Window, Workspace, fit
 from pipeline.errors import PipelineError
+from pipeline.finetuning.heads import head_of_pretraining
 from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.outputs import write_outputs, write_tables
 from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, selected_images, source_stream
@@ -195,13 +194,6 @@ def _reused(source: SourceFiles, settings: Mapping[str, Any]) -> Reused:
 
 
 def _reuse(settings: Mapping[str, Any], pretrained: Backbone, reused: Reused) -> Reuse:
-    reuse, head = settings["reuse"], None
-    if reuse.get("head") == "pretraining":
-        if pretrained.head is None:
-            raise PipelineError("reuse.head is pretraining, and this backbone has no such head")
-        head = nn.Linear(pretrained.width, len(reused.classes))
-        rows = torch.from_numpy(reused.classes)
-        with torch.no_grad():
-            head.weight.copy_(pretrained.head.weight[rows])
-            head.bias.copy_(pretrained.head.bias[rows])
+    reuse = settings["reuse"]
+    head = head_of_pretraining(pretrained, reused) if reuse.get("head") == "pretraining" else None
     return kind_of_reuse(reuse).build(reuse, pretrained.width, len(reused.classes), head)
