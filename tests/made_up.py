@@ -67,6 +67,8 @@ class Results:
         facts: What every selection's method says of it.
         searches: The trials of each recipe that has a search: values and value on validation.
         recalled: Rows of the recall table, without one where empty.
+        claimed: Rows of the table of claims, without one where empty.
+        gaps: Rows of the gap_and_accuracy table, without one where empty.
     """
 
     folder: Path
@@ -87,6 +89,8 @@ class Results:
     facts: Mapping[str, Any] = field(default_factory=dict)
     searches: Mapping[str, Sequence[tuple[Mapping[str, Any], float]]] = field(default_factory=dict)
     recalled: Sequence[Mapping[str, Any]] = ()
+    claimed: Sequence[Mapping[str, Any]] = ()
+    gaps: Sequence[Mapping[str, Any]] = ()
 
     def make(self) -> tuple[Inputs, dict[str, Any]]:
         """Write every table; gives the report's inputs and settings."""
@@ -131,6 +135,8 @@ class Results:
             searches=searches,
             recall=self._recall() if self.recalled else None,
             recall_figures=self.folder / "recall" if self.recalled else None,
+            claims=self._table("claims", self.claimed, {"level": 0.95}),
+            domain_gap=self._table("gap_and_accuracy", self.gaps, {"main_metric": main_metric}),
             initialisations=firsts,
             runs=runs,
         )
@@ -342,6 +348,16 @@ class Results:
         for path in (ranking, self.folder / "recall" / "epsilon_c.svg"):
             path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 4"></svg>')
         return self.folder / "recall.parquet"
+
+    def _table(
+        self, kind: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> Path | None:
+        if not rows:
+            return None
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        path = self.folder / f"{kind}.parquet"
+        write_table(kind, path, columns, self._record(kind, settings))
+        return path
 
     def _first_stage(self, backbone: str, target: str, recipe: str, seed: int) -> tuple[Path, str]:
         folder = self.folder / "initialisations" / backbone / target / f"{recipe}-01234567" / f"seed{seed}"
