@@ -68,6 +68,8 @@ class Results:
         searches: The trials of each recipe that has a search: values and value on validation.
         rungs: Of each trial, best first, where searches are halved: its last rung, and share of the budget.
         recalled: Rows of the recall table, without one where empty.
+        claimed: Rows of the table of claims, without one where empty.
+        gaps: Rows of the gap_and_accuracy table, without one where empty.
     """
 
     folder: Path
@@ -89,6 +91,8 @@ class Results:
     searches: Mapping[str, Sequence[tuple[Mapping[str, Any], float]]] = field(default_factory=dict)
     rungs: Sequence[tuple[int, float]] = ()
     recalled: Sequence[Mapping[str, Any]] = ()
+    claimed: Sequence[Mapping[str, Any]] = ()
+    gaps: Sequence[Mapping[str, Any]] = ()
 
     def make(self) -> tuple[Inputs, dict[str, Any]]:
         """Write every table; gives the report's inputs and settings."""
@@ -133,6 +137,8 @@ class Results:
             searches=searches,
             recall=self._recall() if self.recalled else None,
             recall_figures=self.folder / "recall" if self.recalled else None,
+            claims=self._table("claims", self.claimed, {"level": 0.95}),
+            domain_gap=self._table("gap_and_accuracy", self.gaps, {"main_metric": main_metric}),
             initialisations=firsts,
             runs=runs,
         )
@@ -348,6 +354,16 @@ class Results:
         for path in (ranking, self.folder / "recall" / "epsilon_c.svg"):
             path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 4"></svg>')
         return self.folder / "recall.parquet"
+
+    def _table(
+        self, kind: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> Path | None:
+        if not rows:
+            return None
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        path = self.folder / f"{kind}.parquet"
+        write_table(kind, path, columns, self._record(kind, settings))
+        return path
 
     def _first_stage(self, backbone: str, target: str, recipe: str, seed: int) -> tuple[Path, str]:
         folder = self.folder / "initialisations" / backbone / target / f"{recipe}-01234567" / f"seed{seed}"

@@ -76,6 +76,38 @@ RECALLED = [
     }
     for name, found in (("uot", 3), ("random", 1))
 ]
+CLAIMED = [
+    {
+        **{"claim": f"Reuse of similar classes helps {name}", "kind": kind, "backbone": "small"},
+        **{"better": "reuse random_0 ... random_19", "baseline": "plain", "draws": 20, "images": 4000},
+        **{"line": line, "estimate": (low + high) / 2, "standard_error": 0.005, "level": 0.9833},
+        **{"low": low, "high": high, "p_value": 0.01, "p_holm": 0.03, "detectable": 0.012, "answer": answer},
+    }
+    for name, kind, line, low, high, answer in (
+        ("", "difference", 0.0, 0.008, 0.034, "replicated"),
+        (
+            "as_a_claim_of_one_very_long_word_that_no_line_of_a_table_holds",
+            "trend",
+            0.0,
+            -0.01,
+            0.02,
+            "undecided",
+        ),
+        ("by one point", "difference", 0.01, -0.015, 0.007, "not replicated"),
+    )
+]
+GAPS = [
+    {
+        **{"backbone": "small", "target": target, "recipe": recipe, "epoch": epoch, "measured": f"part {n}"},
+        **{"seeds": 5, "gap": 1 + 0.3 * n + 0.02 * epoch, "gap_error": 0.05, "difference": 0.2 + 0.1 * n},
+        **{"difference_error": 0.02, "accuracy": 0.56 - 0.02 * n if recipe == "reuse" else None},
+        "accuracy_error": 0.004 if recipe == "reuse" else None,
+    }
+    for target, parts in (("birds", 3), ("pets", 10))
+    for recipe in ("plain", "reuse")
+    for n in range(parts)
+    for epoch in (0, 20)
+]
 Ask = Callable[..., dict[str, Any]]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -96,7 +128,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of an ordinary run, of one with long names and many ways, and of a single run."""
+    """Reports of an ordinary run, of long names and many ways, of a study, and of a single run."""
     names = ["a_class_name_without_any_space_that_goes_on_and_on_and_on", *(f"class {n}" for n in range(15))]
     many = {f"{name}_{'long' * number}": RECIPES[name] for name in RECIPES for number in range(4)}
     wanted: dict[str, dict[str, Any]] = {
@@ -112,6 +144,12 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "recipes": {"plain": RECIPES["plain"], **many},
             "backbones": ["a_small_resnet_of_three_stages", "moco"],
             "targets": ["birds", "a_target_of_many_kinds_of_animals_at_once"],
+        },
+        "study": {
+            "recipes": {name: RECIPES[name] for name in ("plain", "reuse")},
+            "targets": ["birds", "pets"],
+            "claimed": CLAIMED,
+            "gaps": GAPS,
         },
         "single": {"recipes": {"plain": RECIPES["plain"]}, "seeds": [0]},
     }
@@ -177,8 +215,21 @@ def test_the_page_is_whole(reports: dict[str, Path], ask: Ask) -> None:
     assert len(found["dots"]) == (5 + 6 - 2) * 5  # scratch is off both axes
 
 
+def test_a_study_shows_its_claims_and_domain_gaps(reports: dict[str, Path], ask: Ask) -> None:
+    found = ask(reports["study"], 1280)
+    assert found["headings"] == [
+        *("Which way is best?", "Comparison", "Claims", "Training curves", "Selections"),
+        *("Domain gap", "What was run", "Time"),
+    ]
+    assert found["rows"] == 2 * 4 + 3
+    # Two of training on each target, two of pre-training; the gap along each of two recipes, and of reuse
+    # two against accuracy.
+    assert len(found["figures"]) == 2 * 2 + 2 + 2 * (2 + 2)
+    assert min(found["figures"]) > 300
+
+
 @pytest.mark.parametrize("width", [400, 760, 1280])
-@pytest.mark.parametrize("name", ["ordinary", "crowded", "single"])
+@pytest.mark.parametrize("name", ["ordinary", "crowded", "study", "single"])
 def test_nothing_is_wider_than_the_window(reports: dict[str, Path], ask: Ask, name: str, width: int) -> None:
     found = ask(reports[name], width)
     assert found["wide"] == []
@@ -201,8 +252,11 @@ def test_colours_follow_the_scheme(reports: dict[str, Path], ask: Ask) -> None:
         ("ordinary", 1280, 4400, DARK),
         ("ordinary", 400, 9000, LIGHT),
         ("crowded", 1280, 9000, LIGHT),
+        ("study", 1280, 8000, LIGHT),
+        ("study", 1280, 8000, DARK),
+        ("study", 400, 14000, LIGHT),
     ],
-    ids=["light", "dark", "narrow", "crowded"],
+    ids=["light", "dark", "narrow", "crowded", "study", "study_dark", "study_narrow"],
 )
 def test_the_page_as_it_is_opens_without_complaint(
     reports: dict[str, Path],

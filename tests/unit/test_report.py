@@ -28,7 +28,8 @@ from pipeline.report.data import Curve, Inputs, Pair, Way, read_backbone, read_r
 from pipeline.report.described import described, differing, flat, shared
 from pipeline.report.examples import _data_uri, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
-from pipeline.report.figures import SERIES, Line, mean_line, panel
+from pipeline.report.figures import SERIES, Line, Point, mean_line, panel, scatter
+from pipeline.report.gaps import read_gaps
 from pipeline.report.page import collect, render, write_report
 from pipeline.report.scales import difference_scale, scale_of, seed_scale
 from pipeline.report.searches import read_searches
@@ -824,6 +825,174 @@ def test_recall_is_a_table_with_its_figures(page: Callable[..., str]) -> None:
     assert sum(image.startswith("data:image/svg+xml") for image in reader.images) == 2
 
 
+# Claims
+
+
+def claim(name: str, line: float, found: tuple[float, float, float], answer: str, **values: Any) -> Any:
+    """A row of the table of claims; `found` is the estimate between the ends of its interval."""
+    low, estimate, high = found
+    return {
+        **{"claim": name, "kind": "difference", "backbone": "small", "better": "reuse uot"},
+        **{"baseline": "plain", "draws": 20, "images": 4000, "line": line, "estimate": estimate},
+        **{"standard_error": 0.005, "level": 1 - 0.05 / 3, "low": low, "high": high, "p_value": 0.01},
+        **{"p_holm": 0.03, "detectable": 0.01234, "answer": answer, **values},
+    }
+
+
+CLAIMED = [
+    claim("Reuse helps", 0.0, (0.01, 0.03, 0.05), "replicated"),
+    claim("Reuse is not worse", -0.005, (-0.03, -0.02, -0.01), "not replicated", kind="non_inferiority"),
+    claim("It helps <b>more</b> with less", 0.0, (-0.01, 0.002, 0.02), "undecided", kind="trend"),
+]
+
+
+def test_claims_are_a_table_with_their_intervals(page: Callable[..., str]) -> None:
+    html = page(claimed=CLAIMED)
+    reader = Reader(html)
+    text = words(reader.text["claims"])
+    assert "3 claims: 1 replicated, 1 not replicated, 1 undecided." in text
+    assert "so that with 95 % confidence no answer is wrong" in text
+    rows = [[words(cell) for cell in row] for row in reader.rows["claims"]]
+    assert rows[0] == [
+        *("Claim", "Answer", "Estimate", "Needed", "Detectable", "Draws"),
+        "Estimate and interval-20+2+4",
+    ]
+    images = "20 4,000 test images"
+    assert [row[:6] for row in rows[1:]] == [
+        [
+            *("Reuse helps reuse uot - plain, by small", "replicated"),
+            *("+3.00 +1.00 to +5.00 98.33 % interval", "above 0.0", "1.23", images),
+        ],
+        [
+            *("Reuse is not worse reuse uot - plain, by small", "not replicated"),
+            *("-2.00 -3.00 to -1.00 98.33 % interval", "above -0.5", "1.23", images),
+        ],
+        [
+            "It helps <b>more</b> with less growth of (reuse uot - plain) with each halving of the training "
+            "images, by small",
+            *("undecided", "+0.20 -1.00 to +2.00 98.33 % interval", "above 0.0", "1.23", images),
+        ],
+    ]
+    assert "<b>more" not in html
+    assert "#claims" in {address for _, address in reader.loads}
+    assert "pipeline.claims" in reader.text["ran"]
+
+
+def test_each_answer_has_a_shape_of_its_own(page: Callable[..., str]) -> None:
+    drawn = re.findall(r'<td class="strip"><svg class="s\d".*?</svg>', page(claimed=CLAIMED), re.DOTALL)[-3:]
+    shapes = [re.findall(r"<(circle|rect)( class=\"hollow\")?", svg) for svg in drawn]
+    assert shapes == [[("circle", "")], [("rect", "")], [("circle", ' class="hollow"')]]
+    # From -3 to +5 points, with 4 % free at both ends: a point is 11.5 % wide, and zero at 4 + 3 * 11.5.
+    lines = [re.findall(r'<line class="(\w+)" x1="([\d.]+)%" x2="([\d.]+)%"', svg) for svg in drawn]
+    assert lines[0] == [
+        *(("gridline", "38.5", "38.5"), ("reference", "38.5", "38.5"), ("bar", "50.0", "96.0"))
+    ]
+    assert lines[1][1:] == [("reference", "32.75", "32.75"), ("bar", "4.0", "27.0")]
+    assert 'cx="73.0%" cy="50%"' in drawn[0]
+
+
+# Domain gaps
+
+
+def gap(recipe: str, measured: str, epoch: int, value: float, **values: Any) -> Any:
+    """A row of the gap_and_accuracy table."""
+    return {
+        **{"backbone": "small", "target": "birds", "recipe": recipe, "epoch": epoch, "measured": measured},
+        **{"seeds": 3, "gap": value, "gap_error": 0.123, "difference": value - 1, "difference_error": 0.5},
+        **{"accuracy": None, "accuracy_error": None, **values},
+    }
+
+
+GAPS = [
+    gap("plain", "uot", 0, 2.0),
+    gap("plain", "uot", 20, 3.0),
+    gap("reuse", "uot", 0, 2.0, accuracy=0.55, accuracy_error=0.01),
+    gap("reuse", "uot", 20, 0.5, accuracy=0.55, accuracy_error=0.01),
+    gap("reuse", "<i>random</i>", 0, 2.5, accuracy=0.5),
+    gap("reuse", "<i>random</i>", 20, 0.75, accuracy=0.5),
+]
+
+
+def test_domain_gaps_are_drawn_against_accuracy_and_along_epochs(tmp_path: Path) -> None:
+    inputs, settings = Results(tmp_path, accuracy=by_value, gaps=GAPS).make()
+    context = collect(inputs, settings)
+    (found,) = context["gaps"]
+    assert (found.pair, found.metric) == (Pair("small", "birds"), "top1")
+    assert [(drawn.recipe, [panel.title for panel in drawn.panels]) for drawn in found.drawn] == [
+        ("plain", ["Gap along fine-tuning"]),
+        (
+            "reuse",
+            [
+                "Accuracy against the gap at the start",
+                "Accuracy against the gap after epoch 20",
+                "Gap along fine-tuning",
+            ],
+        ),
+    ]
+    plain, reuse = (drawn.panels[-1].figure for drawn in found.drawn)
+    assert "var(--series-1)" in plain
+    assert "var(--series-2)" not in plain
+    assert "var(--series-2)" in reuse
+    html = render(context)
+    reader = Reader(html)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert "<i>random" not in html
+    text = words(reader.text["domain-gap"])
+    assert "uot <i>random</i> plain Gap along fine-tuning" in text
+    assert "UOT paper, Theorem 1" in text
+    rows = [[words(cell) for cell in row] for row in reader.rows["domain-gap"]]
+    assert rows[0] == [
+        *("Recipe", "Selection", "Epoch", "Gap", "Difference of means", "Top-1 accuracy %", "Seeds")
+    ]
+    assert rows[2] == ["plain", "uot", "20", "3.00 ± 0.12", "2.00 ± 0.50", "", "3"]
+    assert rows[4] == ["reuse", "uot", "20", "0.50 ± 0.12", "-0.50 ± 0.50", "55.0 ± 1.0", "3"]
+    assert rows[6] == ["reuse", "<i>random</i>", "20", "0.75 ± 0.12", "-0.25 ± 0.50", "50.0", "3"]
+    assert "#domain-gap" in {address for _, address in reader.loads}
+    assert "pipeline.gap_and_accuracy" in reader.text["ran"]
+
+
+def test_many_measured_selections_are_numbered(tmp_path: Path) -> None:
+    # The last gaps are all but equal, so that their numbers must be moved apart.
+    rows = [
+        gap("reuse", f"tenth_{n}", epoch, 1 + 0.0001 * n + 0.1 * epoch, accuracy=0.5 + 0.01 * n)
+        for n in range(10)
+        for epoch in (0, 20)
+    ]
+    inputs, settings = Results(tmp_path, accuracy=by_value, gaps=rows).make()
+    (found,) = read_gaps(inputs.domain_gap, settings["main_metric"])
+    assert not found.few
+    (start, _, along) = found.drawn[0].panels
+    for figure in (start.figure, along.figure):
+        assert not re.search(r"var\(--series-[02-9]\)", figure)
+    # Numbers at lines' ends, not those of the axis, which are muted.
+    placed = dict(re.findall(r'var\(--ink\)" x="[\d.]+" y="([\d.]+)".*>(\d+)</text>', along.figure))
+    heights = {int(number): float(y) for y, number in placed.items()}
+    assert heights.keys() == set(range(1, 11))
+    assert max(np.diff([heights[number] for number in range(1, 11)])) < -10
+    assert heights[10] > 10
+    assert heights[1] < 210
+    text = words(Reader(render(collect(inputs, settings))).text["domain-gap"])
+    assert "1tenth_0 2tenth_1" in text
+    assert "Standard errors are in the table." in text
+    assert "All 20 measurements" in text
+
+
+def test_a_scatter_shows_errors_where_they_are_known() -> None:
+    point = Point(2, "7", (1.0, 0.1), (0.5, None))
+    figure = scatter([point], "gap", "What <it> shows", "left", (400, 250))
+    assert 'viewBox="0 0 400 250" role="img" aria-label="What &lt;it&gt; shows">' in figure
+    assert ">7</text>" in figure
+    assert "50 %" in figure
+    assert not re.findall(r"#[0-9a-f]{6}\b", figure)
+    both = scatter([point._replace(y=(0.5, 0.1))], "gap", "What", "left", (400, 250))
+    bars = 'style="fill: none; stroke: var(--series-2); stroke-width: 1.2"'
+    assert (figure.count(bars), both.count(bars)) == (1, 2)
+
+
+def test_what_was_not_asked_has_no_section(usual: Usual) -> None:
+    assert not {"claims", "domain-gap"} & Reader(usual.html).text.keys()
+
+
 def test_large_photographs_become_small_jpegs(tmp_path: Path) -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     kind, _, content = _data_uri(photograph).partition(";base64,")
@@ -934,11 +1103,25 @@ def test_numbers(value: float, decimals: int, signed: bool, shown: str) -> None:
     assert words(numbers.number(value, decimals, signed)) == shown
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (1.23456, 0.0456, ("1.235", "0.046")),
+        (-0.004, 0.05, ("-0.004", "0.050")),
+        (12345.6, 789.0, ("12346", "789")),
+        (0.5, 0.0, ("0.500", "0.000")),
+    ],
+)
+def test_a_value_is_as_precise_as_its_error(value: float, error: float, shown: tuple[str, str]) -> None:
+    first, second = numbers.with_error(value, error)
+    assert (words(first), second) == shown
+
+
 # The command
 
 
-def test_the_command_writes_the_page_within_its_code_and_without_torch(tmp_path: Path, usual: Usual) -> None:
-    inputs = usual.inputs
+def options_of(inputs: Inputs) -> list[str]:
+    """The command's options for these inputs, those for a single table apart."""
     options = {
         "dataset": inputs.datasets,
         "images": inputs.images,
@@ -949,10 +1132,16 @@ def test_the_command_writes_the_page_within_its_code_and_without_torch(tmp_path:
         "initialisation": inputs.initialisations,
         "run": inputs.runs,
     }
+    given = [
+        part for option, paths in options.items() for path in paths for part in (f"--{option}", str(path))
+    ]
+    return ["--comparison", str(inputs.comparison), "--metrics", str(inputs.metrics), *given]
+
+
+def test_the_command_writes_the_page_within_its_code_and_without_torch(tmp_path: Path, usual: Usual) -> None:
     command = [
         *(sys.executable, "-X", "importtime", "-m", "pipeline.report", str(tmp_path / "report.html")),
-        *("--comparison", str(inputs.comparison), "--metrics", str(inputs.metrics)),
-        *(part for option, paths in options.items() for path in paths for part in (f"--{option}", str(path))),
+        *options_of(usual.inputs),
         *("--settings", json.dumps(usual.settings), "--code", str(code_digest("pipeline.report"))),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -961,6 +1150,18 @@ def test_the_command_writes_the_page_within_its_code_and_without_torch(tmp_path:
     assert "matplotlib.figure" in imported
     assert not {"torch", "sklearn", "mlflow", "matplotlib.pyplot", "scipy.stats"} & imported
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == usual.html
+
+
+def test_the_command_takes_claims_and_domain_gaps(tmp_path: Path) -> None:
+    inputs, settings = Results(tmp_path, accuracy=by_value, claimed=CLAIMED, gaps=GAPS).make()
+    command = [
+        *(sys.executable, "-m", "pipeline.report", str(tmp_path / "report.html"), *options_of(inputs)),
+        *("--claims", str(inputs.claims), "--domain-gap", str(inputs.domain_gap)),
+        *("--settings", json.dumps(settings), "--code", str(code_digest("pipeline.report"))),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(collect(inputs, settings))
 
 
 def test_the_template_belongs_to_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,11 +86,16 @@ def reported_searches():
     return unique(folders)
 
 
-def reported_recall():
-    """Recall of concepts and its figures, where the config asks for it."""
-    if not resolve.recalled():
-        return {}
-    return {"recall": ["results/recall.parquet"], "recall-figures": ["results/recall"]}
+def reported_where_asked():
+    """Recall of concepts with its figures, claims and domain gaps: each where the config asks for it."""
+    shown = {}
+    if resolve.recalled():
+        shown |= {"recall": ["results/recall.parquet"], "recall-figures": ["results/recall"]}
+    if settings.claims.questions:
+        shown["claims"] = ["results/claims.parquet"]
+    if resolve.gaps():
+        shown["domain-gap"] = [f"{GAPS}/gap_and_accuracy.parquet"]
+    return shown
 
 
 def reported():
@@ -106,7 +111,7 @@ def reported():
         "search": reported_searches(),
         "initialisation": reported_initialisations(),
         "run": run_folders(),
-        **reported_recall(),
+        **reported_where_asked(),
     }
 
 

@@ -27,6 +27,8 @@ def main(
     ] = None,
     recall: Annotated[Path | None, typer.Option(help="The recall of concepts.")] = None,
     recall_figures: Annotated[Path | None, typer.Option(help="Folder of its figures.")] = None,
+    claims: Annotated[Path | None, typer.Option(help="The claims.")] = None,
+    domain_gap: Annotated[Path | None, typer.Option(help="The gap_and_accuracy table.")] = None,
     initialisation: Annotated[
         list[Path] | None, typer.Option(help="Folder of a first stage at one seed; repeat it.")
     ] = None,
@@ -53,6 +55,8 @@ def main(
             searches=search or [],
             recall=recall,
             recall_figures=recall_figures,
+            claims=claims,
+            domain_gap=domain_gap,
         )
         write_report(inputs, output, step.settings)
 

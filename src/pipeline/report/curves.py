@@ -123,11 +123,12 @@ def _panel(
     legend: tuple[tuple[int, str], ...] = (),
 ) -> Panel:
     return Panel(
-        title, _markup(panel(lines, f"{title} over epochs", identity, share, LARGE, last=last)), note, legend
+        title, markup(panel(lines, f"{title} over epochs", identity, share, LARGE, last=last)), note, legend
     )
 
 
-def _markup(figure: str) -> Markup:
+def markup(figure: str) -> Markup:
+    """A figure of this report, to be shown as it is."""
     return Markup(figure)  # noqa: S704 - made here, and no text of the data is in it
 
 
@@ -167,7 +168,7 @@ def _small(
     return [
         Panel(
             str(way),
-            _markup(panel([*behind, line], what, f"{identity}-{number}", share, SMALL, limits, last)),
+            markup(panel([*behind, line], what, f"{identity}-{number}", share, SMALL, limits, last)),
             what,
         )
         for number, (way, line) in enumerate(lines.items())

@@ -34,6 +34,8 @@ class Inputs:
     searches: list[Path]
     recall: Path | None
     recall_figures: Path | None
+    claims: Path | None
+    domain_gap: Path | None
 
 
 class Way(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.data import Curve
 
@@ -33,6 +33,7 @@ STYLE: Any = {
     "font.size": 12,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
+    "text.color": INK,
     "xtick.color": RULE,
     "ytick.color": RULE,
     "xtick.labelcolor": MUTED,
@@ -52,8 +53,9 @@ class Line(NamedTuple):
         series: Which colour of the page, 0 for the baseline.
         epochs: int (n,).
         mean: (n,).
-        deviation: Sample standard deviation, (n,); None of a single curve.
+        deviation: Sample standard deviation, or a standard error, (n,); None of a single curve.
         marked: Whether its points are few and stand for themselves.
+        name: A number at its end.
     """
 
     series: int
@@ -61,6 +63,23 @@ class Line(NamedTuple):
     mean: np.ndarray
     deviation: np.ndarray | None
     marked: bool = False
+    name: str = ""
+
+
+class Point(NamedTuple):
+    """A point with its standard errors; that of y is None where nothing is known of it.
+
+    Attributes:
+        series: Which colour of the page.
+        name: A number beside it, or nothing.
+        x: Value and error.
+        y: Value and error, shares of one.
+    """
+
+    series: int
+    name: str
+    x: tuple[float, float]
+    y: tuple[float, float | None]
 
 
 def mean_line(series: int, curves: Sequence[Curve], marked: bool = False) -> Line:
@@ -98,26 +117,57 @@ def panel(
         An ``<svg>`` element.
     """
     with matplotlib.rc_context(STYLE):
-        width, height = size
-        figure = Figure(figsize=(width / 72, height / 72))
-        # The same edges in every figure, so that those side by side align.
-        axes = figure.add_axes((46 / width, 40 / height, (width - 60) / width, (height - 50) / height))
+        figure, axes = _empty(size)
         for line in lines:
             _draw(axes, line)
-        axes.grid(axis="y", alpha=0.7)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=3)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=STEPS))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
-        axes.set_xlim(0, last or max(int(line.epochs.max()) for line in lines))
+        _set_epochs(axes, lines, last or max(int(line.epochs.max()) for line in lines))
         if limits:
             axes.set_ylim(*limits)
         if share:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+            axes.yaxis.set_major_formatter(_percent)
         axes.set_xlabel("epoch")
         return _inline(figure, describes, identity)
+
+
+def scatter(
+    points: Sequence[Point], across: str, describes: str, identity: str, size: tuple[float, float]
+) -> str:
+    """One panel of points with their errors.
+
+    Args:
+        points: The points; the later is drawn on top.
+        across: What x is.
+        describes: What it shows, for those who cannot see it.
+        identity: Sets its ids apart from those of other figures on the page.
+        size: Width and height in pixels.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _empty(size)
+        for point in points:
+            _mark(axes, point)
+        axes.margins(0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
+        axes.yaxis.set_major_formatter(_percent)
+        axes.set_xlabel(across)
+        return _inline(figure, describes, identity)
+
+
+def _empty(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A panel without contents, with the same edges in every figure, so that those side by side align."""
+    width, height = size
+    figure = Figure(figsize=(width / 72, height / 72))
+    axes = figure.add_axes((46 / width, 40 / height, (width - 60) / width, (height - 50) / height))
+    axes.grid(axis="y", alpha=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
+    return figure, axes
 
 
 def _draw(axes: Axes, line: Line) -> None:
@@ -127,6 +177,46 @@ def _draw(axes: Axes, line: Line) -> None:
         axes.fill_between(line.epochs, low, high, color=colour, alpha=0.12, linewidth=0)
     marker = MARKERS[line.series] if line.marked or len(line.epochs) == 1 else None
     axes.plot(line.epochs, line.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, clip_on=False)
+
+
+def _set_epochs(axes: Axes, lines: Sequence[Line], last: int) -> None:
+    """From 0 to the last epoch, with room for marks at the start and for names at the end."""
+    starts = any(line.marked and line.epochs[0] == 0 for line in lines)
+    named = sorted((line for line in lines if line.name), key=lambda line: line.mean[-1])
+    axes.set_xlim(-0.03 * last if starts else 0, 1.07 * last if named else last)
+    heights = _moved_apart([float(line.mean[-1]) for line in named], *axes.get_ylim())
+    for line, height in zip(named, heights, strict=True):
+        axes.annotate(line.name, (last, height), xytext=(8, 0), textcoords="offset points", va="center")
+
+
+def _moved_apart(heights: list[float], low: float, high: float) -> list[float]:
+    """Ascending heights, each far enough above the one before for its text, and none above `high`."""
+    apart = min(0.06, 1 / max(len(heights), 1)) * (high - low)
+    for at in range(1, len(heights)):
+        heights[at] = max(heights[at], heights[at - 1] + apart)
+    for at in reversed(range(len(heights))):
+        heights[at] = min(heights[at], high - (len(heights) - 1 - at) * apart)
+    return heights
+
+
+def _percent(value: float, _: object) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def _mark(axes: Axes, point: Point) -> None:
+    (x, x_error), (y, y_error) = point.x, point.y
+    axes.errorbar(
+        x,
+        y,
+        xerr=x_error,
+        yerr=y_error,
+        fmt=MARKERS[point.series],
+        color=SERIES[point.series],
+        markersize=6,
+        elinewidth=1.2,
+    )
+    if point.name:
+        axes.annotate(point.name, (x, y), xytext=(5, 4), textcoords="offset points")
 
 
 def _inline(figure: Figure, describes: str, identity: str) -> str:

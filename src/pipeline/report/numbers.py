@@ -1,5 +1,7 @@
 """Numbers as they are read: percent, points, durations, counts."""
 
+from math import floor, log10
+
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 METRICS = {
     "top1": "top-1 accuracy",
@@ -31,6 +33,12 @@ def value_of(value: float, metric: str) -> str:
 def metric_name(metric: str) -> str:
     """A metric in words."""
     return METRICS.get(metric, metric.replace("_", " "))
+
+
+def with_error(value: float, error: float) -> tuple[str, str]:
+    """A value and its error, both as precise as two significant digits of the error."""
+    decimals = max(1 - floor(log10(error)), 0) if error > 0 else 3
+    return number(value, decimals), number(error, decimals)
 
 
 def count(value: float) -> str:

@@ -8,11 +8,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.report import numbers
 from pipeline.report.answers import Comparison, answer, compare_ways, is_beyond_spread, narrowed
+from pipeline.report.claims import read_claims
 from pipeline.report.curves import learning_curves, pretraining_curves, series_of
 from pipeline.report.data import NO_SELECTION, Inputs, Run, read_backbone, read_initialisation, read_run
 from pipeline.report.described import described
 from pipeline.report.examples import Selection, examples_of_target, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
+from pipeline.report.gaps import read_gaps
 from pipeline.report.leaks import read_audit
 from pipeline.report.ran import what_was_run
 from pipeline.report.recalled import read_recall
@@ -53,9 +55,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
     explanations = read_explanations(inputs.explanations)
     selections = [read_selection(path, units, explanations, ENDS, EXAMPLES) for path in inputs.selections]
     searches = read_searches(inputs.searches)
-    recall = None
-    if inputs.recall and inputs.recall_figures:
-        recall = read_recall(inputs.recall, inputs.recall_figures)
+    asked = _asked_for(inputs, settings["main_metric"])
     training = learning_curves(comparisons, runs, firsts)
     pretraining = pretraining_curves(backbones)
     return {
@@ -70,16 +70,18 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
         "series": {comparison.pair: series_of(comparison) for comparison in comparisons},
         "sections": [
             ("comparison", "Comparison"),
+            *([("claims", "Claims")] if asked["claims"] else []),
             *([("searches", "Searches")] if searches else []),
             *([("training", "Training curves")] if training or pretraining else []),
             *([("selections", "Selections")] if selections else []),
+            *([("recall", "Recall")] if asked["recall"] else []),
             *([("leaks", "Leaks")] if inputs.leaks else []),
-            *([("recall", "Recall")] if recall else []),
+            *([("domain-gap", "Domain gap")] if asked["gaps"] else []),
             ("ran", "What was run"),
             ("time", "Time"),
         ],
         "searches": searches,
-        "recall": recall,
+        **asked,
         "training": training,
         "pretraining": pretraining,
         "selections": _by_target(selections),
@@ -96,11 +98,23 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
             selections,
             units,
             searches,
-            recall,
+            asked["recall"],
             inputs,
             settings["written"],
         ),
         "stages": stages(backbones, firsts, searches, runs),
+    }
+
+
+def _asked_for(inputs: Inputs, main_metric: Mapping[str, str]) -> dict[str, Any]:
+    """What the page holds only where the config asks for it."""
+    recall = None
+    if inputs.recall and inputs.recall_figures:
+        recall = read_recall(inputs.recall, inputs.recall_figures)
+    return {
+        "claims": read_claims(inputs.claims) if inputs.claims else None,
+        "recall": recall,
+        "gaps": read_gaps(inputs.domain_gap, main_metric) if inputs.domain_gap else [],
     }
 
 
@@ -171,6 +185,7 @@ def render(context: Mapping[str, Any]) -> str:
         "digits": numbers.digits,
         "duration": numbers.duration,
         "plural": numbers.plural,
+        "with_error": numbers.with_error,
     }
     environment.tests["on"] = lambda value, scale: scale.holds(value)
     environment.globals |= {

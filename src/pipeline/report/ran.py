@@ -84,6 +84,8 @@ def what_was_run(
         *(("metrics", inputs.metrics), ("comparison", inputs.comparison)),
         *(("selection", path) for path in inputs.selections),
         *(("leaks", path) for path in inputs.leaks),
+        *(("claims", path) for path in [inputs.claims] if path),
+        *(("gap_and_accuracy", path) for path in [inputs.domain_gap] if path),
     ]
     records = [
         *(dataset.record for dataset in datasets.values()),
