@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.files import save_backbone
-from pipeline.engine.train import Window
 from pipeline.errors import PipelineError
 from pipeline.provenance import Provenance
 from pipeline.tables import atomic_path
@@ -34,18 +33,19 @@ class KeptEpochs:
     Args:
         folder: Where the training has its outputs.
         epochs: After which epochs, from 1.
+        trained: The epochs that are trained.
         provenance: Kept in every file, with ``epoch`` among the settings.
 
     Raises:
-        PipelineError: If one of the epochs is not among those of `window`.
+        PipelineError: If one of the epochs is not trained.
     """
 
-    def __init__(self, folder: Path, epochs: Sequence[int], window: Window, provenance: Provenance):
+    def __init__(self, folder: Path, epochs: Sequence[int], trained: range, provenance: Provenance):
         self.folder, self.epochs, self.provenance = folder, epochs, provenance
-        first, last = window.first // window.per_epoch, -(-window.last // window.per_epoch)
-        outside = [epoch for epoch in epochs if not first < epoch <= last]
+        outside = [epoch for epoch in epochs if epoch not in trained]
         if outside:
-            where = f"outside epochs {first + 1} to {last}" if first else f"beyond the {last} epochs"
+            first, last = trained[0], trained[-1]
+            where = f"outside epochs {first} to {last}" if first > 1 else f"beyond the {last} epochs"
             raise PipelineError(f"keep_epochs {outside} lie {where} of the budget")
 
     def keep(self, epoch: int, backbone: Backbone) -> None:

@@ -83,6 +83,11 @@ class Window:
         return cls(first, last, total, per_epoch)
 
     @property
+    def epochs(self) -> range:
+        """The epochs that it trains, whole or in part, counted from 1."""
+        return range(self.first // self.per_epoch + 1, -(-self.last // self.per_epoch) + 1)
+
+    @property
     def ends(self) -> bool:
         """Whether the budget is used up at its end."""
         return self.last == self.total

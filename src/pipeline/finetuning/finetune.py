@@ -65,7 +65,7 @@ def finetune(
     learner = _learner(pretrained, target, reused, settings, seed).to(device)
     streams = _streams(pretrained, target, source, reused, settings, seed)
     window = _window(streams["target"], settings)
-    kept = KeptEpochs(folder, settings["keep_epochs"], window, provenance)
+    kept = KeptEpochs(folder, settings["keep_epochs"], window.epochs, provenance)
     with Workspace(folder, "finetuning", provenance, state, _identity(provenance)) as workspace:
         _fit(learner, target, streams, settings, window, workspace, kept)
         write_outputs(

@@ -59,7 +59,7 @@ def pretrain(
         device=device,
     )
     window = Window.of_budget(method["budget"], stream.sampler.batches, method["accumulate"])
-    kept = KeptEpochs(folder, settings["keep_epochs"], window, provenance)
+    kept = KeptEpochs(folder, settings["keep_epochs"], window.epochs, provenance)
     with Workspace(folder, "pretraining", provenance) as workspace:
         fit(
             learner,
