@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## Run config.yaml on the doodles in data/ and show the compa
 test: $(INSTALLED) ## Run all tests; those that lack something skip and say so
 	@$(LOCAL) pytest
 
-unit: $(INSTALLED) ## Run the tests that take seconds
+unit: $(INSTALLED) ## Run the unit tests, two minutes on two cores
 	@$(LOCAL) pytest tests/unit
 
 lint: $(INSTALLED) ## Check format, style, types and the import graph

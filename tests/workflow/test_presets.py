@@ -22,6 +22,7 @@ JOBS = {
     "moco": 135,
     "quickdraw_long_tail": 192,
     "quickdraw_reuse": 812,
+    "quickdraw_tenths": 139,
     "uot_figure3a": 413,
     "uot_figure3b": 343,
     "uot_figure4b": 336,
