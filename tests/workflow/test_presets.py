@@ -40,6 +40,7 @@ RULES = {
     "initialise": "initialisation",
     "trial": "trials of searches",
     "finetune": "fine-tuning",
+    "domain_gap": "domain gap",
 }
 
 
