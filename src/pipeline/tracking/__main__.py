@@ -61,7 +61,8 @@ def ui(
     if target.uri.startswith("http"):
         print(store.address(target.uri.rstrip("/")))
         return
-    print(f"Open {store.address(f'http://127.0.0.1:{port}')}", flush=True)
+    print(f"Open {store.address(f'http://127.0.0.1:{port}')}")
+    print("The server starts in a few seconds; Ctrl-C ends it.", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # none of its jobs is used here
     server = ["--backend-store-uri", target.uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *server])
