@@ -372,6 +372,28 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"recipes.plain.search": {"grid": {"threads": [1, 2]}, "halving": {"first": 0.1, "factor": 1}}},
         "recipes.plain.search.halving.factor: found 1; expected at least 2",
     ),
+    "halving of iterations": (
+        {
+            "recipes.plain.budget": {"iterations": 100},
+            "recipes.plain.search": {"grid": {"threads": [1, 2]}, "halving": {"first": 0.1}},
+        },
+        "recipes.plain: search.halving stops between epochs; give the budget in epochs",
+    ),
+    "tuned and searched": (
+        {
+            "recipes.plain.search": {"grid": {"threads": [1, 2]}},
+            "recipes.plain.tuned": [{"target": "birds", "values": {"threads": 3}}],
+        },
+        "recipes.plain: threads: searched here, and set by tuned",
+    ),
+    "tuned and taken": (
+        {
+            "recipes.plain.search": {"grid": {"threads": [1, 2]}},
+            "recipes.reuse.take": {"recipe": "plain", "keys": ["threads"]},
+            "recipes.reuse.tuned": [{"values": {"threads": 3}}],
+        },
+        "recipes.reuse: threads: taken from another recipe, and set by tuned",
+    ),
     "rungs of one epoch": (
         {
             "recipes.plain.search": {

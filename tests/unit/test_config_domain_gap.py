@@ -28,7 +28,10 @@ selections:
   single: {method: uot, count: 1}
 recipes:
   plain: {budget: {epochs: 10}}
-  reuse: {budget: {epochs: 10}, reuse: {name: labelled, weight: 0.3, share: 0.5}}
+  reuse:
+    budget: {epochs: 10}
+    reuse: {name: labelled, weight: 0.3, share: 0.5}
+    tuned: [{selection: worst, values: {reuse.share: 0.25}}]
   pseudo: {budget: {epochs: 10}, reuse: {name: pseudo_labelled}}
 """
 EXPERIMENT = {
@@ -87,8 +90,9 @@ def test_runs_with_reuse_are_measured_with_their_selection_and_others_with_all()
     ]
     plain, own, _ = resolve.gaps()
     assert resolve.gap(plain.run) == plain
-    expected = {"batch_size": 256, "batches": 5, "threads": 1}
-    reuse = {"name": "labelled", "share": 0.5, "draw": 0}
+    expected = {"batch_size": 256, "batches": 5, "head_images": 100, "threads": 1}
+    half = {"name": "labelled", "share": 0.5, "draw": 0}
+    reuse = {"best": half, "worst": half | {"share": 0.25}}
     assert resolve.gap_settings(plain) == expected | {"selections": ["best", "worst"], "reuse": reuse}
     assert resolve.gap_settings(own) == expected | {"selections": ["best"], "reuse": None}
     assert resolve.gap_components(plain) == resolve.gap_components(own)

@@ -15,7 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from pipeline.analysis.domain_gap.estimate import Estimate, estimate, inner_products
-from pipeline.analysis.domain_gap.gradients import fitted_head, source_gradients, target_gradients
+from pipeline.analysis.domain_gap.gradients import (
+    fitted_head,
+    some_of_each,
+    source_gradients,
+    target_gradients,
+)
 from pipeline.analysis.gap_and_accuracy.summarise import summarise
 from pipeline.backbones.backbone import Backbone, Description, build_backbone
 from pipeline.errors import PipelineError
@@ -163,7 +168,9 @@ def target(tmp_path: Path, make_dataset: Callable[..., Any]) -> Any:
 @pytest.fixture
 def settings(training: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     reuse = {"name": "labelled", "share": 1.0, "draw": 0}
-    return {"batches": 4, "batch_size": 6, "augmentation": training()["augmentation"], "reuse": reuse}
+    return {"batches": 4, "batch_size": 6, "head_images": 100, "augmentation": training()["augmentation"]} | {
+        "reuse": reuse
+    }
 
 
 def whole_gradient(backbone: Backbone, head: nn.Module, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -213,6 +220,15 @@ def test_source_batches_are_drawn_from_the_selected_classes(target: Any, setting
     np.testing.assert_array_equal(again, found)
     with pytest.raises(PipelineError, match="of one class"):
         source_gradients(backbone, reused(samples, [1]), target.pixels, settings, 0, CPU)
+
+
+def test_heads_are_fitted_on_some_images_of_each_class() -> None:
+    labels = np.array([0, 1, 0, 2, 0, 1, 0, 1])
+    some = some_of_each(labels, 2, 0)
+    assert labels[some].tolist() == labels[np.sort(some)].tolist()
+    assert np.bincount(labels[some]).tolist() == [2, 2, 1]
+    assert {tuple(some_of_each(labels, 2, seed)) for seed in range(20)} != {tuple(some)}
+    assert some_of_each(labels, 4, 0).tolist() == list(range(8))
 
 
 def test_pseudo_labels_are_of_the_target_head(target: Any, settings: dict[str, Any]) -> None:

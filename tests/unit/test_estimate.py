@@ -146,11 +146,26 @@ def test_domain_gaps_count_both_sides_at_each_epoch() -> None:
     changed = copy.deepcopy(CONFIG)
     changed["experiments"][0]["domain_gap"] = {"batch_size": 12, "batches": 4}
     changed["recipes"]["coin"]["keep_epochs"] = [5, 7]
+    changed["datasets"]["target"]["classes"] = 10
     jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
-    # 48 of 50 test images and 4 * 12 source images in two views, at the start, kept epochs and the end.
-    assert [job.images for job in jobs if job.kind == "domain gap"] == [
-        times * (48 + 96) for times in (2, 2, 4, 4, 2, 2)
-    ]
+    # 48 of 50 test images and 4 * 12 source images in two views, at the start, kept epochs and the end;
+    # at the start a head is fitted on all 100 training images.
+    gaps = [job for job in jobs if job.kind == "domain gap"]
+    assert [job.images for job in gaps] == [times * (48 + 96) + 100 for times in (2, 2, 4, 4, 2, 2)]
+    assert [job.forwards for job in gaps] == [times * 3 * (48 + 96) + 100 for times in (2, 2, 4, 4, 2, 2)]
+
+
+def test_heads_for_domain_gaps_are_fitted_on_some_images_of_each_class() -> None:
+    changed = copy.deepcopy(CONFIG)
+    changed["datasets"]["source"]["classes"] = 100
+    changed["datasets"]["target"]["classes"] = 10
+    changed["selections"]["random"] = {"method": "random", "count": 7}
+    changed["recipes"]["pseudo"]["reuse"] = {"name": "labelled"}
+    changed["experiments"][0]["domain_gap"] = {"batch_size": 12, "batches": 4, "head_images": 3}
+    jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
+    # Of 7 source classes at both times, of 10 target classes at the start.
+    gaps = [job.images for job in jobs if job.kind == "domain gap"]
+    assert gaps == 6 * [2 * (48 + 48 + 7 * 3) + 10 * 3]
 
 
 def test_every_kind_of_job_counts_its_images_and_forward_passes(jobs: list[Job]) -> None:

@@ -643,7 +643,6 @@ def test_a_trial_that_goes_on_ends_as_one_without_a_stop(tuned: Callable[..., Pa
     state = tmp_path / "state"
     first = tuned("rung0", state=state, until=0.5, **PARTS)
     assert read_table("history", first / "history.parquet")["epoch"].to_pylist()[-1] == 2
-    assert "resumed" not in {path.stem for path in first.iterdir()}
     second, whole = tuned("rung1", state=state, until=1.0, **PARTS), tuned("whole", **PARTS)
     for name in ("history", "predictions", "features"):
         assert read_table(name, second / f"{name}.parquet").equals(

@@ -20,3 +20,6 @@ class DomainGap(Settings):
     batches: Integer = Field(
         20, ge=3, description="Batches of each side; at most as many as the target has test images."
     )
+    head_images: Count = Field(
+        100, description="Images of each class that a head is fitted on at most, drawn at random."
+    )

@@ -1,6 +1,7 @@
 """How to fine-tune: initialisation stage, objective, reuse and training."""
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -201,8 +202,10 @@ class Recipe(Training):
 
     @model_validator(mode="after")
     def _rungs_differ(self) -> "Recipe":
-        if self.search is None or self.search.halving is None or self.budget.epochs is None:
+        if self.search is None or self.search.halving is None:
             return self
+        if self.budget.epochs is None:
+            raise ValueError("search.halving stops between epochs; give the budget in epochs")
         epochs = [epochs_until(rung.share, self.budget.epochs) for rung in self.search.rungs()]
         if len(set(epochs)) < len(epochs):
             trained = ", ".join(map(str, epochs))
@@ -238,10 +241,20 @@ class Recipe(Training):
         for where, (key, values) in decided.items():
             for value in values:
                 self._try(plain, where, key, value)
-        if self.take and set(self.take.keys) & set(grid):
-            both = ", ".join(sorted(set(self.take.keys) & set(grid)))
-            raise ValueError(f"{both}: searched here, and taken from recipe {self.take.recipe!r}")
+        self._require_one_decider(grid)
         return self
+
+    def _require_one_decider(self, grid: Collection[str]) -> None:
+        taken = set(self.take.keys) if self.take else set()
+        tuned = {key for some in self.tuned for key in some.values}
+        for first, second, message in (
+            (taken, grid, "searched here, and taken from another recipe"),
+            (tuned, grid, "searched here, and set by tuned"),
+            (tuned, taken, "taken from another recipe, and set by tuned"),
+        ):
+            both = sorted(first.intersection(second))
+            if both:
+                raise ValueError(f"{', '.join(both)}: {message}")
 
     def _try(self, plain: dict[str, Any], where: str, key: str, value: Any) -> None:
         """Whether one value is one that this recipe's setting may have."""

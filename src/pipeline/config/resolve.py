@@ -256,14 +256,20 @@ class Resolver:
 
         What the run was trained with otherwise, searches' choices too, its model says.
         """
-        unmeasured = {"weight", "batch_size", "batch_norm", "head", "leaks"}
-        reuse = self.config.recipes[gap.recipe].reuse.model_dump(mode="json", exclude=unmeasured)
+        reuse = {name: self._measured_reuse(gap, name) for name in gap.selections}
         return {
             **gap.settings.plain(),
             "threads": self.config.recipes[gap.run.recipe].threads,
             "selections": list(gap.selections),
             "reuse": None if gap.run.source else reuse,
         }
+
+    def _measured_reuse(self, gap: Gap, selection: str) -> dict[str, Any]:
+        """How a selection's images take part in a run of the recipe that reuses them, as far as it counts."""
+        run = gap.run._replace(source=gap.source, selection=selection, recipe=gap.recipe)
+        reuse = self.finetuning_settings(run)["reuse"]
+        unmeasured = {"weight", "batch_size", "batch_norm", "head", "leaks"}
+        return {key: value for key, value in reuse.items() if key not in unmeasured}
 
     def gap_components(self, gap: Gap) -> list[str]:
         """Modules that the measurement of a gap loads by name."""

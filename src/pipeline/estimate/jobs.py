@@ -9,7 +9,8 @@ from pipeline.config.backbones import PretrainedHere
 from pipeline.config.datasets import ClassMeans
 from pipeline.config.model import NO_SELECTION
 from pipeline.config.resolve import Resolver
-from pipeline.config.runs import Run
+from pipeline.config.runs import Gap, Run
+from pipeline.config.selections import Classes
 from pipeline.engine.streams import Shuffled
 from pipeline.engine.train import Window
 from pipeline.estimate.images import Count
@@ -51,8 +52,7 @@ def gpu_jobs(resolver: Resolver, counts: Counts) -> list[Job]:
     """Every job of a fresh run of the config, in the order of `KINDS`.
 
     Where a search decides a setting, the recipe's own value stands for it, and of successive halving any
-    trials go on. Evaluation on held-out parts is left out: a few percent, which timings leave out as well;
-    so are the features that heads are fitted on for the domain gap.
+    trials go on. Evaluation on held-out parts is left out: a few percent, which timings leave out as well.
 
     Args:
         resolver: Of the config.
@@ -172,15 +172,39 @@ def jobs_after_rankings(resolver: Resolver) -> int:
 
 
 def _gaps(resolver: Resolver, counts: Counts) -> Iterator[Job]:
-    """The domain gaps along runs."""
+    """The domain gaps along runs: gradients, and the features that heads are fitted on."""
     for gap in resolver.gaps():
-        run, settings, count = gap.run, gap.settings, counts(gap.run.target)
-        views = reused_views(resolver.config.recipes[gap.recipe].reuse.name)
-        source = settings.batches * settings.batch_size * views * len(gap.selections)
-        # At the start and the end beside the epochs that are kept.
+        run, settings = gap.run, gap.settings
+        target, source = counts(run.target), counts(gap.source)
+        if target is None or source is None:
+            yield Job(GAPS, run.backbone, run.target, None, None)
+            continue
+        kind = importlib.import_module(f"pipeline.reuse.{resolver.config.recipes[gap.recipe].reuse.name}")
+        held_out = target.of(["test"]) // settings.batches * settings.batches
+        drawn = settings.batches * settings.batch_size * kind.VIEWS * len(gap.selections)
+        fitted = sum(_head_images(resolver, gap, name, source) for name in gap.selections * kind.LABELLED)
+        # At the start and the end beside the epochs that are kept; at the start the target's head too.
         times = 2 + len(resolver.config.recipes[run.recipe].keep_epochs)
-        images = count and times * (count.of(["test"]) // settings.batches * settings.batches + source)
-        yield Job(GAPS, run.backbone, run.target, images, images and TRAINED * images)
+        classes = resolver.config.datasets[run.target].classes
+        own = _at_most(settings.head_images, classes, target)
+        images = times * (held_out + drawn + fitted) + own
+        forwards = times * (TRAINED * (held_out + drawn) + fitted) + own
+        yield Job(GAPS, run.backbone, run.target, images, forwards)
+
+
+def _head_images(resolver: Resolver, gap: Gap, name: str, source: Count) -> int:
+    """Images that a head for a selection is fitted on."""
+    selection = resolver.config.selections[name]
+    classes = resolver.config.datasets[gap.source].classes
+    if isinstance(selection.units, Classes):
+        classes = getattr(selection, "count", None) or classes
+    return _at_most(gap.settings.head_images, classes, source)
+
+
+def _at_most(each: int, classes: int | None, count: Count) -> int:
+    """So many training images of each class; all where nothing says how many classes there are."""
+    images = count.of(["train"])
+    return images if classes is None else min(images, each * classes)
 
 
 def _runs(resolver: Resolver, counts: Counts) -> Iterator[Job]:

@@ -6,6 +6,7 @@ from torch import nn
 from pipeline.backbones.backbone import Backbone
 from pipeline.errors import PipelineError
 from pipeline.finetuning.reused import Reused
+from pipeline.progress import log
 
 
 def head_of_pretraining(pretrained: Backbone, reused: Reused) -> nn.Linear:
@@ -31,6 +32,13 @@ def _require_same_classes(of_head: list[str], of_source: list[str]) -> None:
         raise PipelineError(
             f"reuse.head is pretraining, whose head has {len(of_head)} classes; "
             f"the source has {len(of_source)}"
+        )
+    if all(name == f"class {label}" for label, name in enumerate(of_head)):
+        log.warning(
+            "reuse.head is pretraining, whose head does not name its %d classes; they are taken to be the "
+            "source's in their order, %s first",
+            len(of_head),
+            of_source[0],
         )
     for label, (found, expected) in enumerate(zip(of_head, of_source, strict=True)):
         if not same_class(found, expected, label):

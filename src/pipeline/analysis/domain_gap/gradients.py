@@ -13,7 +13,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.inference import forward_all
 from pipeline.engine.logistic import logistic_regression
-from pipeline.engine.randomness import derive
+from pipeline.engine.randomness import derive, permutation
 from pipeline.engine.streams import target_stream
 from pipeline.errors import PipelineError
 from pipeline.finetuning.reused import Reused, kind_of_reuse, source_stream
@@ -93,8 +93,8 @@ def source_gradients(
         backbone: With the head that predicts the target's classes.
         reused: The selected images.
         pixels: The source's decoded images, uint8 (n, size, size, 3).
-        settings: ``batches`` and ``batch_size``; ``reuse``, the kind with its settings; and the
-            ``augmentation`` of the run.
+        settings: ``batches`` and ``batch_size``; ``head_images``, of each class to fit a head on;
+            ``reuse``, the kind with its settings; and the ``augmentation`` of the run.
         seed: Of draws and augmentation.
         device: Where to compute.
 
@@ -105,14 +105,15 @@ def source_gradients(
         PipelineError: If labels of a single class are to be predicted.
     """
     kind = kind_of_reuse(settings["reuse"])
-    head, target_head = None, backbone.head
+    head, target_head, own_seed = None, backbone.head, derive(seed, "domain gap")
     assert target_head is not None
     if kind.LABELLED:
         if len(reused.classes) < 2:
             raise PipelineError("the selected images are of one class; a head for it has no loss to follow")
-        head = fitted_head(backbone, pixels, reused.rows, reused.labels, device)
+        some = some_of_each(reused.labels, settings["head_images"], own_seed)
+        head = fitted_head(backbone, pixels, reused.rows[some], reused.labels[some], device)
     loss = kind.build({"weight": 1.0}, backbone.width, len(reused.classes), head)
-    preprocessing, own_seed = backbone.description.preprocessing, derive(seed, "domain gap")
+    preprocessing = backbone.description.preprocessing
     sizes = [settings["batch_size"]]
     stream = source_stream(reused, pixels, sizes, settings, preprocessing, own_seed, device)
     backbone.eval()
@@ -124,6 +125,22 @@ def source_gradients(
         outputs = SourceOutputs(features, batch.labels, target_head)
         gradients.append(_gradient(loss(outputs), backbone.encoder))
     return np.stack(gradients)
+
+
+def some_of_each(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Positions of at most so many images of each class, drawn at random, in their order.
+
+    Args:
+        labels: int64 (n,).
+        limit: Of each class.
+        seed: Of the draw.
+
+    Returns:
+        int64 (m,).
+    """
+    order = permutation(len(labels), seed, "head")
+    drawn = [order[labels[order] == label][:limit] for label in np.unique(labels)]
+    return np.sort(np.concatenate(drawn))
 
 
 def fitted_head(

@@ -9,13 +9,19 @@ import pyarrow.compute as compute
 import torch
 
 from pipeline.analysis.domain_gap.estimate import Estimate, estimate
-from pipeline.analysis.domain_gap.gradients import fitted_head, source_gradients, target_gradients
+from pipeline.analysis.domain_gap.gradients import (
+    fitted_head,
+    some_of_each,
+    source_gradients,
+    target_gradients,
+)
 from pipeline.backbones.backbone import Backbone, build_backbone
 from pipeline.backbones.files import load_backbone, read_description
 from pipeline.backbones.kept import kept_files
 from pipeline.engine.device import prepare_device
+from pipeline.engine.randomness import derive
 from pipeline.errors import PipelineError
-from pipeline.finetuning.reused import SourceFiles, kind_of_reuse, selected_images
+from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, selected_images
 from pipeline.images.cache import open_images
 from pipeline.provenance import Provenance, read_provenance
 from pipeline.tables import Samples, read_samples, read_table, write_table
@@ -54,8 +60,9 @@ def measure(
         output: The domain_gap table to write.
         files: The run.
         sources: A selection each, with its source; the run need not have been trained with it.
-        settings: ``batches``, ``batch_size``, ``threads``; ``selections``, the name of each of `sources`;
-            and ``reuse``, how source images take part, or None where the run's own way counts.
+        settings: ``batches``, ``batch_size``, ``head_images``, ``threads``; ``selections``, the name of
+            each of `sources`; and ``reuse``, how source images of each selection take part, by its name,
+            or None where the run's own way counts.
         provenance: Kept in the table.
 
     Raises:
@@ -64,26 +71,46 @@ def measure(
     """
     device = prepare_device(settings["threads"])
     trained = _trained_with(files.model)
-    reuse = settings["reuse"] or trained["reuse"]
-    settings = {**settings, "augmentation": trained["augmentation"], "reuse": reuse}
-    seed = trained["run"]["seed"]
+    settings = {**settings, "augmentation": trained["augmentation"]}
+    run, seed = trained["run"], trained["run"]["seed"]
     samples = read_samples(files.manifest)
     pixels = open_images(files.images, len(samples.ids))
     held_out = samples.rows("test")
-    labelled = kind_of_reuse(reuse).LABELLED
-    selected = [selected_images(source, labelled, reuse["share"], reuse["draw"]) for source in sources]
-    source_pixels = [
-        open_images(source.images, len(reused.samples.ids))
-        for source, reused in zip(sources, selected, strict=True)
+    sides = [
+        _side(name, source, {**settings, "reuse": (settings["reuse"] or {}).get(name, trained["reuse"])})
+        for name, source in zip(settings["selections"], sources, strict=True)
     ]
     rows = []
-    for epoch, backbone in _along(files, trained, samples, pixels, device):
+    for epoch, backbone in _along(files, {**trained, **settings}, samples, pixels, device):
         target = target_gradients(backbone, samples, pixels, held_out, settings, seed, device)
-        for name, reused, images in zip(settings["selections"], selected, source_pixels, strict=True):
-            source = source_gradients(backbone, reused, images, settings, seed, device)
-            rows.append(_row(trained["run"], epoch, name, settings, len(held_out), estimate(target, source)))
+        for side in sides:
+            source = source_gradients(backbone, side.reused, side.pixels, side.settings, seed, device)
+            found = estimate(target, source)
+            rows.append(_row(run, epoch, side.selection, settings, len(held_out), found))
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     write_table("domain_gap", output, columns, provenance)
+
+
+class Side(NamedTuple):
+    """The source images of one selection.
+
+    Attributes:
+        selection: Its name.
+        reused: The images.
+        pixels: All decoded images of the source, uint8 (n, size, size, 3).
+        settings: How they take part.
+    """
+
+    selection: str
+    reused: Reused
+    pixels: np.ndarray
+    settings: Mapping[str, Any]
+
+
+def _side(selection: str, source: SourceFiles, settings: Mapping[str, Any]) -> Side:
+    reuse = settings["reuse"]
+    reused = selected_images(source, kind_of_reuse(reuse).LABELLED, reuse["share"], reuse["draw"])
+    return Side(selection, reused, open_images(source.images, len(reused.samples.ids)), settings)
 
 
 def _trained_with(model: Path) -> Mapping[str, Any]:
@@ -95,11 +122,11 @@ def _trained_with(model: Path) -> Mapping[str, Any]:
 
 
 def _along(
-    files: RunFiles, trained: Mapping[str, Any], samples: Samples, pixels: np.ndarray, device: torch.device
+    files: RunFiles, settings: Mapping[str, Any], samples: Samples, pixels: np.ndarray, device: torch.device
 ) -> Iterator[tuple[int, Backbone]]:
     """Epoch and model, with a head for the target: at the start, at each kept epoch and at the end."""
     epochs = read_table("history", files.history, ["epoch"])["epoch"]
-    yield compute.min(epochs).as_py() - 1, _start(files, trained, samples, pixels, device)
+    yield compute.min(epochs).as_py() - 1, _start(files, settings, samples, pixels, device)
     end = compute.max(epochs).as_py()
     for epoch, file in kept_files(files.checkpoints):
         if epoch < end:
@@ -108,20 +135,22 @@ def _along(
 
 
 def _start(
-    files: RunFiles, trained: Mapping[str, Any], samples: Samples, pixels: np.ndarray, device: torch.device
+    files: RunFiles, settings: Mapping[str, Any], samples: Samples, pixels: np.ndarray, device: torch.device
 ) -> Backbone:
     """The backbone at the start; its own head is drawn at random, so one is fitted on frozen features."""
-    backbone = build_backbone(read_description(files.model), trained["run"]["seed"])
-    if not trained["from_scratch"]:
+    seed = settings["run"]["seed"]
+    backbone = build_backbone(read_description(files.model), seed)
+    if not settings["from_scratch"]:
         backbone.encoder.load_state_dict(load_backbone(files.start).encoder.state_dict())
     backbone.to(device)
-    rows = samples.training_rows(*trained["fit_on"])
+    rows = samples.training_rows(*settings["fit_on"])
     absent = np.setdiff1d(np.arange(len(samples.class_names)), samples.labels[rows])
     if len(absent):
         raise PipelineError(
             f"{samples.manifest}: class {samples.class_names[absent[0]]!r} has no image in "
-            f"{' or '.join(trained['fit_on'])}, so no head can be fitted at the start"
+            f"{' or '.join(settings['fit_on'])}, so no head can be fitted at the start"
         )
+    rows = rows[some_of_each(samples.labels[rows], settings["head_images"], derive(seed, "domain gap"))]
     backbone.head = fitted_head(backbone, pixels, rows, samples.labels[rows], device)
     return backbone
 
