@@ -18,6 +18,8 @@ from .project import NO_SLURM, REPOSITORY, Snakemake, copy_project
 pytestmark = pytest.mark.timeout(2400)  # cores are often shared
 
 CONFIG = Path(__file__).parent / "config.yaml"
+SEARCH = "results/searches/small/animals/none/plain/search.parquet"
+HALVED = Path(__file__).parent / "halved.yaml"
 AS_TYPED = ("--profile", "slurm")
 GPU_RULES = {"pretrain", "extract_features", "initialise", "finetune"}
 TRAINING_MEMORY = GPU_RULES | {"gather_features", "units", "leaks"}
@@ -236,6 +238,21 @@ def test_a_job_above_its_memory_comes_again_with_more(cluster: Cluster, greedy: 
     killed, again = [job for job in cluster.jobs() if job.rule == "greedy"]
     assert (killed.memory_mb, again.memory_mb) == (600, 1200)
     assert (killed.state, again.state) == ("FAILED", "COMPLETED")
+
+
+def test_trials_go_on_from_rung_to_rung(cluster: Cluster, tmp_path: Path) -> None:
+    """Jobs that only a ranking knows of are submitted too, and find the training where it was."""
+    before = max((job.number for job in cluster.jobs()), default=0)
+    folder = copy_project(tmp_path, HALVED)
+    arguments = (SEARCH, *AS_TYPED)
+    with Snakemake(folder, *arguments, environment=cluster.environment, patient=False) as snakemake:
+        assert snakemake.end() == 0, snakemake.output()
+    jobs = cluster.jobs(before)
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    rules = Counter(job.rule for job in jobs)
+    assert (rules["trial_to_rung"], rules["rank"], rules["choose"]) == (4 + 2, 1, 1)
+    logs = (folder / "results/logs/searches").rglob("rung1.log")
+    assert ["resumed after epoch 1" in log.read_text() for log in logs] == [True, True]
 
 
 @contextmanager
