@@ -21,11 +21,13 @@ PRESETS = ROOT / "config" / "presets"
 JOBS = {
     "moco": 135,
     "quickdraw_long_tail": 192,
+    "quickdraw_recall": 24,
     "quickdraw_reuse": 812,
     "quickdraw_tenths": 139,
     "uot_figure3a": 413,
     "uot_figure3b": 343,
     "uot_figure4b": 336,
+    "uot_protocol": 241,
     "uot_recall": 110,
     "uot_table1a": 505,
     "uot_table1b": 602,
@@ -54,6 +56,13 @@ def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_preset_is_here() -> None:
     assert sorted(path.stem for path in PRESETS.glob("*.yaml")) == sorted(JOBS)
+
+
+def test_the_documented_jobs_are_these() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    table = page.split("| preset | what | jobs |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()[2:]]
+    assert {preset.strip("`"): int(jobs) for _, preset, _, jobs, *_ in rows} == JOBS
 
 
 @pytest.mark.parametrize("preset", sorted(JOBS))
