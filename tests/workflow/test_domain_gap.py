@@ -1,36 +1,21 @@
 """The domain gap through the workflow: measured along runs, beside accuracy, twice the same."""
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 import pytest
 
 from pipeline.tables import read_table
 
-ROOT = Path(__file__).parents[2]
+from .project import Project, doodles, job_table, small_config
+
 CONFIG = """
-datasets:
-  source: {format: parquet, path: source.parquet, classes: 3}
-  target: {format: parquet, path: target.parquet}
-backbones:
-  small:
-    origin: pretraining
-    dataset: source
-    architecture: {name: small_resnet, widths: [4]}
-    preprocessing: {resize: 14, crop: 14}
-    method: {name: supervised, budget: {epochs: 1}, batch_size: 32}
 selections:
   best: {method: uot, count: 2}
   worst: {method: uot, count: 2, order: worst}
 recipes:
   plain: &plain {budget: {epochs: 2}, batch_size: 16}
-  reuse: {<<: *plain, reuse: {name: labelled}}
+  reuse: {<<: *plain, reuse: {name: labelled, leaks: keep}}
 experiments:
   - name: measured
     backbones: [small]
@@ -42,34 +27,20 @@ experiments:
 FOLDER = Path("results/analysis/domain_gap")
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
-    """Run this checkout's workflow; what it printed."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
-    done = subprocess.run(
-        [*command, "--configfile", "config.yaml", "--show-failed-logs", *arguments],
-        cwd=folder,
-        env=os.environ | {"SLURM_CONF": os.devnull},
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose domain gaps are measured."""
-    folder = tmp_path_factory.mktemp("domain_gap")
-    whole = parquet.read_table(ROOT / "data" / "quickdraw.parquet")
-    for part, classes, images in (("source", 4, 60), ("target", 2, 200)):
-        rows = whole.filter(compute.equal(whole["part"].cast("string"), part))
-        rows = rows.filter(compute.less(rows["label"], classes))
-        parquet.write_table(rows.slice(0, images * classes), folder / f"{part}.parquet")
-    (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    snakemake(folder)
-    return folder
+    project = Project(tmp_path_factory.mktemp("domain_gap"), small_config(CONFIG))
+    project.write("source.parquet", doodles("source", 3))
+    project.write("target.parquet", doodles("target", 2))
+    project.run()
+    return project
+
+
+@pytest.fixture
+def folder(project: Project) -> Path:
+    """Where it is."""
+    return project.folder
 
 
 def test_each_run_is_measured_at_its_start_and_end(folder: Path) -> None:
@@ -109,11 +80,10 @@ def test_accuracy_stands_beside_the_gap(folder: Path) -> None:
     assert drawn == {"plain_epochs.svg", "reuse_epochs.svg", "reuse_accuracy.svg"}
 
 
-def test_measured_again_gives_the_same(folder: Path) -> None:
+def test_measured_again_gives_the_same(project: Project, folder: Path) -> None:
     names = ("domain_gap.parquet", "gap_and_accuracy.parquet", "figures/small/target/reuse_accuracy.svg")
     before = [(folder / FOLDER / name).read_bytes() for name in names]
     shutil.rmtree(folder / FOLDER)
-    output = snakemake(folder)
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    jobs = job_table(project.run())
     assert jobs == {"domain_gap": "3", "gap_and_accuracy": "1", "all": "1", "total": "5"}
     assert [(folder / FOLDER / name).read_bytes() for name in names] == before
