@@ -12,29 +12,21 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from .project import NO_SLURM, Hold, copy_workflow, doodles, small_config
+
 CONFIG = """
 datasets:
   source: {format: parquet, path: data/source.parquet, classes: 4}
   target: {format: csv, path: data/target.csv, classes: 3}
-backbones:
-  small:
-    origin: pretraining
-    dataset: source
-    architecture: {name: small_resnet, widths: [4, 8]}
-    preprocessing: {resize: 14, crop: 14}
-    method: {name: supervised, budget: {epochs: 1}, batch_size: 16}
 selections:
   random: {method: random, count: 2}
   clusters: {method: uot, units: {by: cluster, clusters: 4}, count: 2}
@@ -155,15 +147,6 @@ for line in sys.stdin:
         main(arguments)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-# Every Python that is started imports this: a step whose name is in the file `hold` waits for it to go.
-HOLDING = """
-import pathlib, sys, time
-hold = pathlib.Path(__file__).with_name("hold")
-if hold.exists() and hold.read_text() in sys.orig_argv:
-    hold.with_name("held").touch()
-    while hold.exists():
-        time.sleep(0.02)
-"""
 
 
 def jobs(*starts: str) -> set[str]:
@@ -188,6 +171,7 @@ class Project:
     root: Path
     environment: dict[str, str]
     forks: subprocess.Popen[str]
+    hold: Hold
 
     def wanted(self) -> set[str]:
         """The jobs that Snakemake would run."""
@@ -231,8 +215,9 @@ def name_of(row: dict[str, str]) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("caching")
     make_project(root)
-    path = os.pathsep.join([str(root / "src"), str(root / "hold")])
-    environment = os.environ | {"SLURM_CONF": "/dev/null", "PYTHONPATH": path}
+    hold = Hold(root / "hold")
+    path = os.pathsep.join([str(root / "src"), str(hold.path)])
+    environment = os.environ | NO_SLURM | {"PYTHONPATH": path}
     with subprocess.Popen(
         [sys.executable, "-c", FORKING],
         cwd=root,
@@ -243,7 +228,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     ) as forks:
         assert forks.stdout
         forks.stdout.readline()
-        made = Project(root, environment, forks)
+        made = Project(root, environment, forks, hold)
         status, answer = made.snakemake("--cores", "2", "--show-failed-logs")
         assert status == 0, answer
         yield made
@@ -251,29 +236,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 def make_project(root: Path) -> None:
     """Copy what the workflow consists of, with a small config and little data."""
-    ignored = shutil.ignore_patterns("__pycache__", "profiles", "*.egg-info")
-    for part in ("src", "workflow", "envs"):
-        shutil.copytree(ROOT / part, root / part, ignore=ignored)
-    shutil.copy(ROOT / "Snakefile", root)
-    (root / "config.yaml").write_text(CONFIG)
-    (root / "hold").mkdir()
-    (root / "hold" / "sitecustomize.py").write_text(HOLDING)
+    copy_workflow(root)
+    (root / "config.yaml").write_text(yaml.safe_dump(small_config(CONFIG), sort_keys=False))
     (root / "data").mkdir()
-    whole = parquet.read_table(ROOT / "data" / "quickdraw.parquet")
-    parquet.write_table(cut_down(whole, "source", 4, 5), root / "data" / "source.parquet")
+    parquet.write_table(doodles("source", 4, 5), root / "data" / "source.parquet")
     with (root / "data" / "target.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "split"])
-        for number, row in enumerate(cut_down(whole, "target", 3, 4).to_pylist()):
+        for number, row in enumerate(doodles("target", 3, 4).to_pylist()):
             (root / "data" / f"{number}.png").write_bytes(row["image"]["bytes"])
             table.writerow([f"{number}.png", row["class_name"], row["split"]])
-
-
-def cut_down(whole: pa.Table, part: str, classes: int, images: int) -> pa.Table:
-    """The first classes of a part, with so many images of each in each split."""
-    rows = whole.select(["part", "label", "split"]).to_pandas()
-    rows = rows[(rows["part"] == part) & (rows["label"] < classes)]
-    return whole.take(rows.groupby(["label", "split"], observed=True).head(images).index.to_numpy())
 
 
 @pytest.fixture
@@ -590,16 +562,12 @@ def test_a_job_made_before_an_edit_does_not_start(project: Project, changed: Pat
 
 
 def test_an_edit_while_a_job_waits_stops_it_and_a_revert_lets_it_run(project: Project, changed: Path) -> None:
-    hold, code = changed / "hold" / "hold", changed / "src" / "pipeline" / "selection" / "random.py"
+    code = changed / "src" / "pipeline" / "selection" / "random.py"
     before = code.read_text()
-    hold.write_text("pipeline.units")
-    project.start("--cores", "2", "--forcerun", "units", "--", str(SELECTION))
-    latest = time.monotonic() + 120
-    while not hold.with_name("held").exists():
-        assert time.monotonic() < latest
-        time.sleep(0.02)
-    function("selection.random")(changed)
-    hold.unlink()
+    with project.hold("pipeline.units") as wait:
+        project.start("--cores", "2", "--forcerun", "units", "--", str(SELECTION))
+        wait()
+        function("selection.random")(changed)
     status, answer = project.finish()
     assert status == 1
     assert "2 of 3 steps (67%) done" in answer

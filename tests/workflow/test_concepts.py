@@ -1,21 +1,18 @@
 """Selections and recall through the workflow: the paper's Table 4, and experiments that only select."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 import pytest
 import yaml
 
 from pipeline.tables import read_table
 
-ROOT = Path(__file__).parents[2]
+from .project import ROOT, Project, doodles, job_table, small_config
+
 BACKBONES = ["resnet18_supervised", "resnet50_mocov2"]
 # UOT paper, Table 4, rows "Rec.": GOT-l2, GOT-cos, UOT-l2, UOT-cos.
 TABLE_4 = {
@@ -26,13 +23,6 @@ DOODLES = """
 datasets:
   source: {format: parquet, path: source.parquet, classes: 6, concepts: concepts.csv}
   target: {format: parquet, path: target.parquet}
-backbones:
-  small:
-    origin: pretraining
-    dataset: source
-    architecture: {name: small_resnet, widths: [4]}
-    preprocessing: {resize: 14, crop: 14}
-    method: {name: supervised, budget: {epochs: 1}, batch_size: 16}
 selections:
   drinks: {method: label, concepts: [drink]}
   mapped: {method: label, mapping: mapping.csv}
@@ -46,22 +36,6 @@ experiments:
 """
 
 
-def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run this checkout's workflow in `folder`, with the config in ``config.yaml`` there."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-    environment = os.environ | {"SLURM_CONF": os.devnull}
-    return subprocess.run(
-        [*command, "--configfile", "config.yaml", "--show-failed-logs", *arguments],
-        cwd=folder,
-        env=environment,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def table_4() -> dict[str, Any]:
     """The preset, with its first experiment only."""
@@ -73,8 +47,7 @@ def test_table_4_of_the_paper_follows_exactly(
     tmp_path: Path, table_4: dict[str, Any], shared_data: Path
 ) -> None:
     shutil.copytree(shared_data / "uot_class_means", tmp_path / "data" / "uot_class_means")
-    done = snakemake(tmp_path, table_4)
-    assert done.returncode == 0, done.stdout[-4000:]
+    Project(tmp_path, table_4).run()
     found = read_table("recall", tmp_path / "results" / "recall.parquet").to_pylist()
     assert {(row["concept"], row["units"], row["selected"]) for row in found} == {("bird", 59, 100)}
     recall = {
@@ -92,10 +65,11 @@ def test_table_4_of_the_paper_follows_exactly(
 
 
 def test_means_that_are_missing_stop_a_run_and_no_dry_run(tmp_path: Path, table_4: dict[str, Any]) -> None:
-    done = snakemake(tmp_path, table_4, "--dry-run")
+    project = Project(tmp_path, table_4)
+    done = project.snakemake("--dry-run")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "class_means        4" in done.stdout
-    done = snakemake(tmp_path, table_4)
+    done = project.snakemake()
     assert done.returncode
     path = "data/uot_class_means/imagenet.resnet18_supervised.parquet"
     assert f"datasets.imagenet.path: no such file or folder: {path}" in done.stdout
@@ -103,21 +77,18 @@ def test_means_that_are_missing_stop_a_run_and_no_dry_run(tmp_path: Path, table_
 
 
 @pytest.fixture(scope="module")
-def doodles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a few doodles, what they stand for, and a finished run that only selects."""
-    folder = tmp_path_factory.mktemp("doodles")
-    whole = parquet.read_table(ROOT / "data" / "quickdraw.parquet")
-    for part, classes in (("source", 6), ("target", 2)):
-        rows = whole.filter(compute.equal(whole["part"].cast("string"), part))
-        rows = rows.filter(compute.less(rows["label"], classes))
-        parquet.write_table(rows, folder / f"{part}.parquet")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A few doodles, what they stand for, and a finished run that only selects."""
+    project = Project(tmp_path_factory.mktemp("doodles"), small_config(DOODLES))
+    folder = project.folder
+    project.write("source.parquet", doodles("source", 6))
+    project.write("target.parquet", doodles("target", 2))
     names = class_names(folder, "source")
     concepts = zip(names, ["drink", "drink", "other", "other", "other", "drink"], strict=True)
     write_csv(folder / "concepts.csv", ["class_name", "concept"], [*concepts, ("not a doodle", "drink")])
     write_csv(folder / "mapping.csv", ["target", "source"], [(class_names(folder, "target")[0], names[4])])
-    done = snakemake(folder, yaml.safe_load(DOODLES))
-    assert done.returncode == 0, done.stdout[-4000:]
-    return folder
+    project.run()
+    return project
 
 
 def class_names(folder: Path, part: str) -> list[str]:
@@ -132,28 +103,28 @@ def write_csv(path: Path, header: list[str], rows: list[tuple[str, str]]) -> Non
         csv.writer(file).writerows([header, *rows])
 
 
-def test_an_experiment_without_recipes_only_selects(doodles: Path) -> None:
-    results = doodles / "results"
+def test_an_experiment_without_recipes_only_selects(project: Project) -> None:
+    results = project.folder / "results"
     rows = {row["selection"]: row for row in read_table("recall", results / "recall.parquet").to_pylist()}
     assert [(row["units"], row["selected"]) for row in rows.values()] == [(3, 3), (3, 1), (3, 3)]
     assert (rows["drinks"]["recall"], rows["mapped"]["recall"]) == (100, 0)
     selection = read_table("selection", results / "selections/small/source/target/mapped.parquet").to_pylist()
-    assert [row["name"] for row in selection if row["selected"]] == [class_names(doodles, "source")[4]]
+    assert [row["name"] for row in selection if row["selected"]] == [class_names(project.folder, "source")[4]]
     assert not (results / "runs").exists()
     assert not (results / "report.html").exists()
 
 
-def test_a_new_concept_runs_again_what_reads_it(doodles: Path) -> None:
-    before = (doodles / "concepts.csv").read_text()
-    (doodles / "concepts.csv").touch()
-    assert "Nothing to be done" in snakemake(doodles, yaml.safe_load(DOODLES), "--dry-run").stdout
-    (doodles / "concepts.csv").write_text(before.replace("other", "drink", 1))
+def test_a_new_concept_runs_again_what_reads_it(project: Project) -> None:
+    concepts = project.folder / "concepts.csv"
+    before = concepts.read_text()
+    concepts.touch()
+    assert "Nothing to be done" in project.run("--dry-run")
+    concepts.write_text(before.replace("other", "drink", 1))
     try:
-        planned = snakemake(doodles, yaml.safe_load(DOODLES), "--dry-run", "--quiet", "rules").stdout
+        jobs = job_table(project.run("--dry-run", "--quiet", "rules"))
     finally:
-        (doodles / "concepts.csv").write_text(before)
-    jobs = dict(line.split() for line in planned.splitlines() if len(line.split()) == 2)
-    assert {name: count for name, count in jobs.items() if count.isdigit()} == {
+        concepts.write_text(before)
+    assert jobs == {
         "units": "1",
         "select": "3",
         "recall": "1",

@@ -1,35 +1,23 @@
 """The domain gap through the workflow: measured along runs, beside accuracy, twice the same."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 import pytest
 
 from pipeline.tables import read_table
 
-ROOT = Path(__file__).parents[2]
+from .project import Project, doodles, job_table, small_config
+
 CONFIG = """
-datasets:
-  source: {format: parquet, path: source.parquet, classes: 3}
-  target: {format: parquet, path: target.parquet}
-backbones:
-  small:
-    origin: pretraining
-    dataset: source
-    architecture: {name: small_resnet, widths: [4]}
-    preprocessing: {resize: 14, crop: 14}
-    method: {name: supervised, budget: {epochs: 1}, batch_size: 32}
 selections:
   best: {method: uot, count: 2}
   worst: {method: uot, count: 2, order: worst}
 recipes:
-  plain: &plain {budget: {epochs: 2}, batch_size: 16}
+  plain: &plain {budget: {epochs: 2}, batch_size: 16, keep_epochs: [1]}
   reuse: {<<: *plain, reuse: {name: labelled}}
 experiments:
   - name: measured
@@ -42,42 +30,38 @@ experiments:
 FOLDER = Path("results/analysis/domain_gap")
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
-    """Run this checkout's workflow; what it printed."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
-    done = subprocess.run(
-        [*command, "--configfile", "config.yaml", "--show-failed-logs", *arguments],
-        cwd=folder,
-        env=os.environ | {"SLURM_CONF": os.devnull},
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose domain gaps are measured."""
-    folder = tmp_path_factory.mktemp("domain_gap")
-    whole = parquet.read_table(ROOT / "data" / "quickdraw.parquet")
-    for part, classes, images in (("source", 4, 60), ("target", 2, 200)):
-        rows = whole.filter(compute.equal(whole["part"].cast("string"), part))
-        rows = rows.filter(compute.less(rows["label"], classes))
-        parquet.write_table(rows.slice(0, images * classes), folder / f"{part}.parquet")
-    (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    snakemake(folder)
-    return folder
+    project = Project(tmp_path_factory.mktemp("domain_gap"), small_config(CONFIG))
+    source, target = doodles("source", 3), doodles("target", 2)
+    project.write("source.parquet", leaking(source, target))
+    project.write("target.parquet", target)
+    project.run()
+    return project
 
 
-def test_each_run_is_measured_at_its_start_and_end(folder: Path) -> None:
+def leaking(source: pa.Table, target: pa.Table) -> pa.Table:
+    """The source with one of its training images exchanged for a test image of the target."""
+    held_out = target.filter(compute.equal(target["split"].cast("string"), "test"))
+    images = source["image"].to_pylist()
+    images[0] = {"bytes": held_out["image"][0].as_py()["bytes"], "path": images[0]["path"]}
+    column = pa.array(images, source.schema.field("image").type)
+    return source.set_column(source.schema.get_field_index("image"), "image", column)
+
+
+@pytest.fixture
+def folder(project: Project) -> Path:
+    """Where it is."""
+    return project.folder
+
+
+def test_each_run_is_measured_at_its_start_a_kept_epoch_and_its_end(folder: Path) -> None:
     rows = read_table("domain_gap", folder / FOLDER / "domain_gap.parquet").to_pylist()
     found = {(row["recipe"], row["selection"], row["measured"], row["epoch"]) for row in rows}
     pairs = [("plain", "none", "best"), ("plain", "none", "worst")]
     pairs += [("reuse", "best", "best"), ("reuse", "worst", "worst")]
-    assert found == {(*pair, epoch) for pair in pairs for epoch in (0, 2)}
+    assert found == {(*pair, epoch) for pair in pairs for epoch in (0, 1, 2)}
     assert len(rows) == len(found)
     for row in rows:
         assert row["gap"] == pytest.approx(row["difference"] + row["variance"])
@@ -91,9 +75,14 @@ def test_each_run_is_measured_at_its_start_and_end(folder: Path) -> None:
     assert len({*first.values(), *last.values()}) == 6
 
 
+def test_leaks_are_left_out_as_in_training(folder: Path) -> None:
+    log = folder / "results/logs/analysis/domain_gap/small/target/none/plain/seed0.log"
+    assert re.search(r"[1-9]\d* of \d+ selected source images left out as leaks", log.read_text())
+
+
 def test_accuracy_stands_beside_the_gap(folder: Path) -> None:
     rows = read_table("gap_and_accuracy", folder / FOLDER / "gap_and_accuracy.parquet").to_pylist()
-    assert len(rows) == 8
+    assert len(rows) == 12
     for row in rows:
         if row["recipe"] == "plain":
             assert row["accuracy"] is None
@@ -109,11 +98,10 @@ def test_accuracy_stands_beside_the_gap(folder: Path) -> None:
     assert drawn == {"plain_epochs.svg", "reuse_epochs.svg", "reuse_accuracy.svg"}
 
 
-def test_measured_again_gives_the_same(folder: Path) -> None:
+def test_measured_again_gives_the_same(project: Project, folder: Path) -> None:
     names = ("domain_gap.parquet", "gap_and_accuracy.parquet", "figures/small/target/reuse_accuracy.svg")
     before = [(folder / FOLDER / name).read_bytes() for name in names]
     shutil.rmtree(folder / FOLDER)
-    output = snakemake(folder)
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    jobs = job_table(project.run())
     assert jobs == {"domain_gap": "3", "gap_and_accuracy": "1", "report": "1", "all": "1", "total": "6"}
     assert [(folder / FOLDER / name).read_bytes() for name in names] == before

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,15 @@ def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def planned() -> Iterator[dict[str, Future[dict[str, int]]]]:
+    """Jobs of every preset by rule: dry runs, two at a time."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setenv("SLURM_CONF", os.devnull)
+        yield {name: pool.submit(jobs_by_rule, PRESETS / f"{name}.yaml") for name in sorted(JOBS)}
+        pool.shutdown(cancel_futures=True)
+
+
 def test_every_preset_is_here() -> None:
     assert sorted(path.stem for path in PRESETS.glob("*.yaml")) == sorted(JOBS)
 
@@ -66,9 +77,14 @@ def test_the_documented_jobs_are_these() -> None:
 
 
 @pytest.mark.parametrize("preset", sorted(JOBS))
-def test_presets_resolve_without_data(preset: str, no_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_resolve_without_data(
+    preset: str,
+    planned: dict[str, Future[dict[str, int]]],
+    no_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = PRESETS / f"{preset}.yaml"
-    rules = jobs_by_rule(path)
+    rules = planned[preset].result()
     assert sum(rules.values()) == JOBS[preset]
     config = load_config(path)
     jobs = gpu_jobs(

@@ -1,34 +1,18 @@
 """A recipe's settings searched through the workflow: trials, the choice, and what runs again."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
 import pytest
-import yaml
 
 from pipeline.provenance import read_provenance
 from pipeline.tables import read_table
 
-ROOT = Path(__file__).parents[2]
+from .project import Project, doodles, job_table, small_config
+
 CONFIG = """
-datasets:
-  source: {format: parquet, path: source.parquet, classes: 3}
-  target: {format: parquet, path: target.parquet}
-backbones:
-  small:
-    origin: pretraining
-    dataset: source
-    architecture: {name: small_resnet, widths: [4]}
-    preprocessing: {resize: 14, crop: 14}
-    method: {name: supervised, budget: {epochs: 1}, batch_size: 32}
 selections:
   random: {method: random, count: 2}
 recipes:
@@ -57,33 +41,8 @@ SEARCH = "results/searches/small/target/{}/search.parquet"
 RUN = "results/runs/small/target/{}/seed{}"
 
 
-class Project:
-    """A folder with a few doodles and a config."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.config: dict[str, Any] = yaml.safe_load(CONFIG)
-        whole = parquet.read_table(ROOT / "data" / "quickdraw.parquet")
-        for part, classes, images in (("source", 3, 60), ("target", 2, 200)):
-            rows = whole.filter(compute.equal(whole["part"].cast("string"), part))
-            rows = rows.filter(compute.less(rows["label"], classes))
-            parquet.write_table(rows.slice(0, images * classes), folder / f"{part}.parquet")
-
-    def snakemake(self, *arguments: str) -> str:
-        """Run this checkout's workflow here; what it printed."""
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config), encoding="utf-8")
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-        done = subprocess.run(
-            [*command, "--configfile", "config.yaml", "--show-failed-logs", *arguments],
-            cwd=self.folder,
-            env=os.environ | {"SLURM_CONF": os.devnull},
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout[-4000:]
-        return done.stdout
+class Searched(Project):
+    """A project whose searches and runs are looked into."""
 
     def search(self, way: str) -> list[dict[str, Any]]:
         """The trials of a search, best first, with their values as mappings."""
@@ -98,13 +57,15 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("search"))
-    project.snakemake()
+def project(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    project = Searched(tmp_path_factory.mktemp("search"), small_config(CONFIG))
+    project.write("source.parquet", doodles("source", 3))
+    project.write("target.parquet", doodles("target", 2))
+    project.run()
     return project
 
 
-def test_the_best_trial_on_validation_is_chosen(project: Project) -> None:
+def test_the_best_trial_on_validation_is_chosen(project: Searched) -> None:
     rows = project.search("none/plain")
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]
     assert [row["chosen"] for row in rows] == [True, False, False, False]
@@ -123,7 +84,7 @@ def test_the_best_trial_on_validation_is_chosen(project: Project) -> None:
         assert not (folder / "model.safetensors").exists()
 
 
-def test_a_trial_that_diverges_ends_the_others_not(project: Project) -> None:
+def test_a_trial_that_diverges_ends_the_others_not(project: Searched) -> None:
     folder = project.folder / "results/logs/searches/small/target/none/plain"
     texts = [path.read_text() for path in folder.glob("*.log")]
     assert sum("this trial is judged by the weights it began with" in text for text in texts) == 2
@@ -131,7 +92,7 @@ def test_a_trial_that_diverges_ends_the_others_not(project: Project) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_seed_trains_what_was_chosen_on_both_parts(project: Project, seed: int) -> None:
+def test_every_seed_trains_what_was_chosen_on_both_parts(project: Searched, seed: int) -> None:
     best = project.search("none/plain")[0]["values"]
     settings = project.settings(RUN.format("none/plain", seed))
     assert settings["optimiser"]["learning_rate"] == best["optimiser.learning_rate"]
@@ -147,7 +108,7 @@ def test_every_seed_trains_what_was_chosen_on_both_parts(project: Project, seed:
     assert timings["images"].to_pylist() == [fitted, fitted]
 
 
-def test_what_another_search_decided_holds_for_trials_and_runs(project: Project) -> None:
+def test_what_another_search_decided_holds_for_trials_and_runs(project: Searched) -> None:
     ratio = project.search("none/plain")[0]["values"]["optimiser.head_ratio"]
     rows = project.search("random/reuse")
     assert {row["values"]["reuse.weight"] for row in rows} == {0.3, 1.0}
@@ -161,8 +122,8 @@ def test_what_another_search_decided_holds_for_trials_and_runs(project: Project)
     assert settings["reuse"]["weight"] == rows[0]["values"]["reuse.weight"]
 
 
-def test_snakemakes_own_report_has_the_captions(project: Project) -> None:
-    project.snakemake("--report", "snakemake.html")
+def test_snakemakes_own_report_has_the_captions(project: Searched) -> None:
+    project.run("--report", "snakemake.html")
     page = (project.folder / "snakemake.html").read_text(encoding="utf-8")
     for text in (
         "Settings tried for plain with selection none",
@@ -173,18 +134,19 @@ def test_snakemakes_own_report_has_the_captions(project: Project) -> None:
 
 
 @pytest.fixture
-def jobs(project: Project) -> Callable[[], dict[str, int]]:
+def jobs(project: Searched) -> Callable[[], dict[str, int]]:
     """Which jobs a dry run wants, by rule."""
 
     def wanted() -> dict[str, int]:
-        summary = re.findall(r"^(\w+) +(\d+)$", project.snakemake("--dry-run"), re.MULTILINE)
-        return {rule: int(count) for rule, count in summary if rule != "total"}
+        project.write_config()
+        planned = job_table(project.run("--dry-run"))
+        return {rule: int(count) for rule, count in planned.items() if rule != "total"}
 
     return wanted
 
 
 def test_a_changed_grid_runs_the_new_trials_only(
-    project: Project, jobs: Callable[[], dict[str, int]]
+    project: Searched, jobs: Callable[[], dict[str, int]]
 ) -> None:
     assert jobs() == {}
     grid = project.config["recipes"]["reuse"]["search"]["grid"]
