@@ -1,6 +1,7 @@
 """Successive halving through the workflow: who goes on, from where, and what a changed grid runs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_the_better_half_goes_on_from_where_it_was(project: Project) -> None:
         chosen = (4, 2, 1)[number]
         assert [row["chosen"] for row in table] == [True] * chosen + [False] * (8 - chosen)
         assert taking_part == table[: len(taking_part)]
-    for before, after in zip(tables, tables[1:], strict=False):
+    for before, after in pairwise(tables):
         going_on = {row["trial"] for row in before if row["chosen"]}
         assert {row["trial"] for row in after[: len(going_on)]} == going_on
     for row in tables[-1]:
