@@ -282,6 +282,28 @@ def test_units_of_other_backbones(tmp_path: Path, record: Provenance, method: di
     assert output.exists()
 
 
+@pytest.mark.parametrize("known", [(True, False), (False, True), (True, True), (False, False)], ids=str)
+def test_units_of_which_only_one_side_names_its_backbone(
+    tmp_path: Path, record: Provenance, caplog: pytest.LogCaptureFixture, known: tuple[bool, bool]
+) -> None:
+    """Tables made elsewhere have no record of it: taken, but not without a word."""
+    named = replace(record, inputs={"backbone": "a" * 16})
+    source, target = (
+        write_units(tmp_path / f"{side}.parquet", np.eye(3), named if knows else record)
+        for side, knows in zip("st", known, strict=True)
+    )
+    select(source, target, tmp_path / "selection.parquet", BEST | NEAREST | {"count": 1}, record)
+    warned = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    if known[0] == known[1]:
+        assert warned == []
+        return
+    names, lacks = (source, target) if known[0] else (target, source)
+    assert warned == [
+        f"{names} names the backbone and layer that made it, {lacks} names none: only the width of their "
+        "means, 3 numbers, could be compared"
+    ]
+
+
 @pytest.mark.parametrize("method", [UOT, NEAREST, GREEDY | {"distance": "cosine"}])
 def test_mean_of_zero_has_no_cosine(selected: Callable[..., Any], method: dict[str, Any]) -> None:
     with pytest.raises(
