@@ -256,7 +256,30 @@ def test_a_plan_of_almost_no_mass_advises_against_reuse(
     facts = json.loads(read_table_metadata(tmp_path / "selection.parquet")["facts"])
     assert facts["target_mass_carried"] < 1e-20
     assert "reusing any is not advised" in facts["warning"]
+    assert facts["warning"].endswith(
+        "or epsilon_c 1 is too small for distances of this scale (the median target class is at a cost of "
+        "1e+04 from its nearest unit, and epsilon is 1)"
+    )
     assert "t.parquet: the plan carries" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_a_plan_of_almost_no_mass_says_how_far_the_nearest_units_are(
+    selected: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """The same units at another epsilon_c: nearest distances 1, 3 and 8, the units of them in any block."""
+    monkeypatch.setattr(distances_module, "BLOCK", 3 * rows)
+    source, target = [[0.0, 0], [40, 0], [19, 0]], [[1.0, 0], [43, 0], [27, 0]]
+    method = UOT | {"distance": "l2", "epsilon": 0.5}
+
+    def warning(epsilon_c: float) -> str:
+        selected(source, target, **method | {"epsilon_c": epsilon_c})
+        facts = json.loads(read_table_metadata(tmp_path / "selection.parquet")["facts"])
+        return str(facts.get("warning", ""))
+
+    assert warning(1.0) == ""
+    assert "epsilon_c 0.001 is too small" in warning(1e-3)
+    assert "is at a cost of 3e+03 from its nearest unit, and epsilon is 0.5)" in warning(1e-3)
 
 
 # Bad input
