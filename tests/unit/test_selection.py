@@ -243,6 +243,7 @@ def test_a_selection_says_how_it_was_come_by(
     assert facts()["iterations"] == solve(np.where(np.eye(3), 0.0, 100.0)).iterations
     assert 0.9 < facts()["target_mass_carried"] < 1.1
     assert f"converged in {facts()['iterations']} iterations" in caplog.text
+    assert 0 <= facts()["accuracy"] <= UOT["tolerance"]
     assert "warning" not in facts()
     selected(np.eye(3), np.eye(3), **NEAREST)
     assert facts() == {}
@@ -280,6 +281,30 @@ def test_a_plan_of_almost_no_mass_says_how_far_the_nearest_units_are(
     assert warning(1.0) == ""
     assert "epsilon_c 0.001 is too small" in warning(1e-3)
     assert "is at a cost of 3e+03 from its nearest unit, and epsilon is 0.5)" in warning(1e-3)
+
+
+def test_a_plan_less_exact_than_asked_for_says_how_exact(
+    selected: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Costs of 1e9: their own rounding is far above the tolerance."""
+    random = np.random.default_rng(0)
+    source, target = random.normal(size=(20, 5)), random.normal(size=(4, 5))
+
+    def accuracy(epsilon_c: float) -> tuple[float, list[str]]:
+        caplog.clear()
+        selected(source, target, **UOT | {"epsilon_c": epsilon_c})
+        facts = json.loads(read_table_metadata(tmp_path / "selection.parquet")["facts"])
+        lines = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+        return facts["accuracy"], [line for line in lines if "accuracy" in line]
+
+    reached, warned = accuracy(1e-9)
+    assert 1e-7 < reached < 1e-4
+    assert len(warned) == 1
+    assert f"t.parquet: UOT reached an accuracy of {reached:.2g} in log P1" in warned[0]
+    assert "the tolerance asked for is 1e-10" in warned[0]
+    reached, warned = accuracy(1e-3)
+    assert reached <= 1e-10
+    assert warned == []
 
 
 # Bad input
@@ -549,6 +574,19 @@ def test_the_kernel_and_the_log_domain_agree(
     monkeypatch.setattr(transport, "SMALLEST", np.inf)  # never a product for the columns
     np.testing.assert_allclose(solve(cost, epsilon, tau1, tau2, 1e-13).log_mass, found.log_mass, rtol=1e-12)
     np.testing.assert_allclose(plain(cost, epsilon, tau1, tau2), found.log_mass, rtol=1e-11)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 100.0), (0.3, 5.0, 0.5)], ids=str)
+@pytest.mark.parametrize("factor", [1.0, 1e6, 1e11])
+def test_the_accuracy_bounds_the_error(factor: float, weights: tuple[float, float, float]) -> None:
+    """Against the same steps with three more digits, at costs where rounding is above any tolerance, too."""
+    if np.finfo(np.longdouble).eps > 1e-18:
+        pytest.skip("this machine's long double is no more exact than its double")
+    cost = np.random.default_rng(0).uniform(0.2, 1, (12, 5)) * factor
+    plan = solve(cost, *weights)
+    error = np.abs(plan.log_mass - plain(cost.astype(np.longdouble), *weights)).max()
+    assert 0 < error <= plan.accuracy
+    assert plan.accuracy <= max(1e-10, 1e-14 * cost.max() / weights[0])
 
 
 def plain(cost: np.ndarray, epsilon: float, tau1: float, tau2: float) -> np.ndarray:

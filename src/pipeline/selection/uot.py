@@ -21,9 +21,25 @@ def score(source: Units, target: Units, settings: Mapping[str, Any]) -> Scores:
     plan = plan_between(source, target, settings)
     share = plan.mass / len(target.ids)
     log.info(
-        "UOT: converged in %d iterations; the plan carries %.3g of the target's mass", plan.iterations, share
+        "UOT: converged in %d iterations to %.2g in log P1; the plan carries %.3g of the target's mass",
+        plan.iterations,
+        plan.accuracy,
+        share,
     )
-    facts: dict[str, int | float | str] = {"iterations": plan.iterations, "target_mass_carried": share}
+    facts: dict[str, int | float | str] = {
+        "iterations": plan.iterations,
+        "accuracy": plan.accuracy,
+        "target_mass_carried": share,
+    }
+    if plan.accuracy > settings["tolerance"]:
+        log.warning(
+            "%s: UOT reached an accuracy of %.2g in log P1, the tolerance asked for is %.2g: rounding allows "
+            "no better at costs this large beside epsilon %g; raise epsilon or epsilon_c",
+            target.path,
+            plan.accuracy,
+            settings["tolerance"],
+            settings["epsilon"],
+        )
     if share < ALMOST_NO_MASS:
         facts["warning"] = (
             f"the plan carries {share:.2g} of the target's mass, less than {ALMOST_NO_MASS:g}: either all "
