@@ -24,8 +24,8 @@ from pipeline.selection import greedy_ot, nearest, transport, uot
 from pipeline.selection.distances import Distances, blocks
 from pipeline.selection.select import select
 from pipeline.selection.transport import solve
-from pipeline.selection.units import Units
-from pipeline.tables import read_table, read_table_metadata, write_table
+from pipeline.selection.units import Units, read_units
+from pipeline.tables import read_table, read_table_metadata, table_writer, write_table
 
 BEST = {"order": "best", "skip": 0}
 UOT = {
@@ -196,6 +196,57 @@ def test_random_selection_is_uniform() -> None:
     units = of_means(np.ones((10, 1)))
     first = [np.argsort(-score(units, units, {"seed": seed}).values)[:3] for seed in range(1000)]
     assert stats.chisquare(np.bincount(np.concatenate(first))).pvalue > 1e-3
+
+
+# Reading units
+
+
+@pytest.mark.parametrize("vectors", [1, 3, 100])
+def test_units_of_several_row_groups(
+    tmp_path: Path, record: Provenance, monkeypatch: pytest.MonkeyPatch, vectors: int
+) -> None:
+    """Of 4, 1 and 5 rows, in parts of any size; with and without concepts."""
+    monkeypatch.setattr("pipeline.tables.io.VECTORS", vectors)
+    monkeypatch.setattr("pipeline.selection.units.ROWS", vectors)
+    means = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    path = tmp_path / "units.parquet"
+    for concepts in (None, ["bird", None] * 5):
+        columns = {
+            "unit_id": np.arange(10, dtype=np.int32),
+            "name": [f"unit {number}" for number in range(10)],
+            "images": np.arange(1, 11),
+            "mean": means,
+        } | ({"concept": concepts} if concepts else {})
+        with table_writer("units", path, record) as write:
+            for first, last in ((0, 4), (4, 5), (5, 10)):
+                write({name: column[first:last] for name, column in columns.items()})
+        found = read_units(path)
+        assert found.ids.tolist() == list(range(10))
+        assert found.names.to_pylist() == columns["name"]
+        assert found.images.tolist() == list(range(1, 11))
+        assert found.concepts == concepts
+        np.testing.assert_array_equal(found.means, means)
+        assert found.means.dtype == np.float32
+    means[7, 1] = np.nan
+    with pytest.raises(
+        PipelineError, match=r"1 of 10 units with a mean that is not fin(.|\n)*unit 70, 'unit 7'$"
+    ):
+        read_units(write_units(path, means, record))
+
+
+def test_files_that_are_no_units_are_named(tmp_path: Path, record: Provenance) -> None:
+    path = write_units(tmp_path / "whole.parquet", np.random.default_rng(0).normal(size=(500, 40)), record)
+    content = path.read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[:-100])
+    # The footer is whole, the first page of the means is not.
+    (tmp_path / "spoilt.parquet").write_bytes(content[:6000] + bytes(40_000) + content[46_000:])
+    for name, message in (
+        ("none", "no such units table"),
+        ("cut", "not a readable Parquet file"),
+        ("spoilt", "cannot be read, perhaps truncated"),
+    ):
+        with pytest.raises(PipelineError, match=rf"{name}\.parquet: {message}"):
+            read_units(tmp_path / f"{name}.parquet")
 
 
 # Masses and facts
