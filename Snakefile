@@ -53,6 +53,6 @@ rule selected:
 
 
 rule explained:
-    """All selections and what they rest on, no fine-tuning."""
+    """All selections between images and what they rest on, no fine-tuning."""
     input:
-        explanations_of_all_runs,
+        all_explanations,

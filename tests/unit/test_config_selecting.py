@@ -209,6 +209,14 @@ def test_rankings_of_runs_are_those_that_they_read() -> None:
     assert load_config(edited(only(selections=[], recipes=["plain"]))).rankings() == []
 
 
+def test_rankings_of_images_can_be_explained_with_or_without_runs() -> None:
+    explained = Resolver(load_config(edited({}))).explainable()
+    assert explained == [Ranking("small", "photos", "birds", name) for name in ("mapped", "clusters")]
+    both = only(source="scans", recipes=["plain", "reuse"])
+    assert Resolver(load_config(edited(both))).explainable() == [Ranking("small", "scans", "birds", "uot")]
+    assert Resolver(load_config(edited(on_means()))).explainable() == []
+
+
 def test_every_file_that_is_needed_is_told_by_its_key() -> None:
     files = list(Resolver(load_config(edited({}))).used_files())
     assert files == [

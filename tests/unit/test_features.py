@@ -82,7 +82,7 @@ def test_number_of_shards_changes_nothing(features: Callable[..., Path], dataset
         assert gathered.read_bytes() == whole.read_bytes()
 
 
-def test_gathering_names_the_shard_and_the_images_that_are_not_finite(
+def test_gathering_names_the_shard_the_rows_and_the_images_that_are_not_finite(
     tmp_path: Path, record: Provenance
 ) -> None:
     """Extraction refuses them, but files come to harm; the last shard is the one that is unsound."""
@@ -96,7 +96,7 @@ def test_gathering_names_the_shard_and_the_images_that_are_not_finite(
     with pytest.raises(
         PipelineError,
         match=r"1of2\.parquet: the features of 2 images are not finite \(NaN or infinite\); "
-        r"expected numbers:\n  sample 'image 5'\n  sample 'image 6'$",
+        r"expected numbers \(rows count from 0\):\n  row 1, sample 'image 5'\n  row 2, sample 'image 6'$",
     ):
         gather(paths, tmp_path / "features.parquet")
     assert not (tmp_path / "features.parquet").exists()
@@ -197,8 +197,36 @@ def test_feature_that_is_not_finite_names_the_images(
     save_backbone(tmp_path / "broken.safetensors", broken, record)
     with pytest.raises(PipelineError) as failure:
         features(dataset, 1, weights=tmp_path / "broken.safetensors")
-    assert "features are not finite for 8 images, such as image 0000, image 0001" in str(failure.value)
-    assert "are the weights sound?" in str(failure.value)
+    rows = "".join(f"\n  row {row}, sample 'image {row:04}'" for row in range(8))
+    assert str(failure.value) == (
+        f"{dataset.manifest}, shard 0 of 1: features are not finite for 8 images from row 0 to 7 of the "
+        f"manifest (rows count from 0); are the weights sound?{rows}"
+    )
+
+
+def test_feature_that_is_not_finite_names_its_shard_and_row(
+    tmp_path: Path, dataset: Any, weights: Path, record: Provenance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three shards, rows 24 to 47, and two images of its second batch."""
+    bare = Backbone.features
+    batches: list[int] = []
+
+    def spoilt(backbone: Backbone, images: torch.Tensor, layer: str) -> torch.Tensor:
+        found = bare(backbone, images, layer)
+        batches.append(len(images))
+        if len(batches) == 2:
+            found[[3, 5], 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(Backbone, "features", spoilt)
+    path = tmp_path / "1of3.parquet"
+    with pytest.raises(PipelineError) as failure:
+        extract(dataset.manifest, dataset.images, weights, path, (1, 3), SETTINGS, record)
+    assert str(failure.value) == (
+        f"{dataset.manifest}, shard 1 of 3: features are not finite for 2 images from row 32 to 39 of the "
+        "manifest (rows count from 0); are the weights sound?\n"
+        "  row 35, sample 'image 0035'\n  row 37, sample 'image 0037'"
+    )
 
 
 @given(rows=st.integers(0, 500), batch_size=st.integers(1, 64), shards=st.integers(1, 20))

@@ -24,8 +24,8 @@ from pipeline.selection import greedy_ot, nearest, transport, uot
 from pipeline.selection.distances import Distances, blocks
 from pipeline.selection.select import select
 from pipeline.selection.transport import solve
-from pipeline.selection.units import Units
-from pipeline.tables import read_table, read_table_metadata, write_table
+from pipeline.selection.units import Units, read_units
+from pipeline.tables import read_table, read_table_metadata, table_writer, write_table
 
 BEST = {"order": "best", "skip": 0}
 UOT = {
@@ -198,6 +198,57 @@ def test_random_selection_is_uniform() -> None:
     assert stats.chisquare(np.bincount(np.concatenate(first))).pvalue > 1e-3
 
 
+# Reading units
+
+
+@pytest.mark.parametrize("vectors", [1, 3, 100])
+def test_units_of_several_row_groups(
+    tmp_path: Path, record: Provenance, monkeypatch: pytest.MonkeyPatch, vectors: int
+) -> None:
+    """Of 4, 1 and 5 rows, in parts of any size; with and without concepts."""
+    monkeypatch.setattr("pipeline.tables.io.VECTORS", vectors)
+    monkeypatch.setattr("pipeline.selection.units.ROWS", vectors)
+    means = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    path = tmp_path / "units.parquet"
+    for concepts in (None, ["bird", None] * 5):
+        columns = {
+            "unit_id": np.arange(10, dtype=np.int32),
+            "name": [f"unit {number}" for number in range(10)],
+            "images": np.arange(1, 11),
+            "mean": means,
+        } | ({"concept": concepts} if concepts else {})
+        with table_writer("units", path, record) as write:
+            for first, last in ((0, 4), (4, 5), (5, 10)):
+                write({name: column[first:last] for name, column in columns.items()})
+        found = read_units(path)
+        assert found.ids.tolist() == list(range(10))
+        assert found.names.to_pylist() == columns["name"]
+        assert found.images.tolist() == list(range(1, 11))
+        assert found.concepts == concepts
+        np.testing.assert_array_equal(found.means, means)
+        assert found.means.dtype == np.float32
+    means[7, 1] = np.nan
+    with pytest.raises(
+        PipelineError, match=r"1 of 10 units with a mean that is not fin(.|\n)*unit 70, 'unit 7'$"
+    ):
+        read_units(write_units(path, means, record))
+
+
+def test_files_that_are_no_units_are_named(tmp_path: Path, record: Provenance) -> None:
+    path = write_units(tmp_path / "whole.parquet", np.random.default_rng(0).normal(size=(500, 40)), record)
+    content = path.read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[:-100])
+    # The footer is whole, the first page of the means is not.
+    (tmp_path / "spoilt.parquet").write_bytes(content[:6000] + bytes(40_000) + content[46_000:])
+    for name, message in (
+        ("none", "no such units table"),
+        ("cut", "not a readable Parquet file"),
+        ("spoilt", "cannot be read, perhaps truncated"),
+    ):
+        with pytest.raises(PipelineError, match=rf"{name}\.parquet: {message}"):
+            read_units(tmp_path / f"{name}.parquet")
+
+
 # Masses and facts
 
 
@@ -243,6 +294,7 @@ def test_a_selection_says_how_it_was_come_by(
     assert facts()["iterations"] == solve(np.where(np.eye(3), 0.0, 100.0)).iterations
     assert 0.9 < facts()["target_mass_carried"] < 1.1
     assert f"converged in {facts()['iterations']} iterations" in caplog.text
+    assert 0 <= facts()["accuracy"] <= UOT["tolerance"]
     assert "warning" not in facts()
     selected(np.eye(3), np.eye(3), **NEAREST)
     assert facts() == {}
@@ -256,7 +308,54 @@ def test_a_plan_of_almost_no_mass_advises_against_reuse(
     facts = json.loads(read_table_metadata(tmp_path / "selection.parquet")["facts"])
     assert facts["target_mass_carried"] < 1e-20
     assert "reusing any is not advised" in facts["warning"]
+    assert facts["warning"].endswith(
+        "or epsilon_c 1 is too small for distances of this scale (the median target class is at a cost of "
+        "1e+04 from its nearest unit, and epsilon is 1)"
+    )
     assert "t.parquet: the plan carries" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_a_plan_of_almost_no_mass_says_how_far_the_nearest_units_are(
+    selected: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """The same units at another epsilon_c: nearest distances 1, 3 and 8, the units of them in any block."""
+    monkeypatch.setattr(distances_module, "BLOCK", 3 * rows)
+    source, target = [[0.0, 0], [40, 0], [19, 0]], [[1.0, 0], [43, 0], [27, 0]]
+    method = UOT | {"distance": "l2", "epsilon": 0.5}
+
+    def warning(epsilon_c: float) -> str:
+        selected(source, target, **method | {"epsilon_c": epsilon_c})
+        facts = json.loads(read_table_metadata(tmp_path / "selection.parquet")["facts"])
+        return str(facts.get("warning", ""))
+
+    assert warning(1.0) == ""
+    assert "epsilon_c 0.001 is too small" in warning(1e-3)
+    assert "is at a cost of 3e+03 from its nearest unit, and epsilon is 0.5)" in warning(1e-3)
+
+
+def test_a_plan_less_exact_than_asked_for_says_how_exact(
+    selected: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Costs of 1e9: their own rounding is far above the tolerance."""
+    random = np.random.default_rng(0)
+    source, target = random.normal(size=(20, 5)), random.normal(size=(4, 5))
+
+    def accuracy(epsilon_c: float) -> tuple[float, list[str]]:
+        caplog.clear()
+        selected(source, target, **UOT | {"epsilon_c": epsilon_c})
+        facts = json.loads(read_table_metadata(tmp_path / "selection.parquet")["facts"])
+        lines = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+        return facts["accuracy"], [line for line in lines if "accuracy" in line]
+
+    reached, warned = accuracy(1e-9)
+    assert 1e-7 < reached < 1e-4
+    assert len(warned) == 1
+    assert f"t.parquet: UOT reached an accuracy of {reached:.2g} in log P1" in warned[0]
+    assert "the tolerance asked for is 1e-10" in warned[0]
+    reached, warned = accuracy(1e-3)
+    assert reached <= 1e-10
+    assert warned == []
 
 
 # Bad input
@@ -280,6 +379,28 @@ def test_units_of_other_backbones(tmp_path: Path, record: Provenance, method: di
     assert not output.exists()
     select(source, source, output, BEST | method | {"count": 1}, record)
     assert output.exists()
+
+
+@pytest.mark.parametrize("known", [(True, False), (False, True), (True, True), (False, False)], ids=str)
+def test_units_of_which_only_one_side_names_its_backbone(
+    tmp_path: Path, record: Provenance, caplog: pytest.LogCaptureFixture, known: tuple[bool, bool]
+) -> None:
+    """Tables made elsewhere have no record of it: taken, but not without a word."""
+    named = replace(record, inputs={"backbone": "a" * 16})
+    source, target = (
+        write_units(tmp_path / f"{side}.parquet", np.eye(3), named if knows else record)
+        for side, knows in zip("st", known, strict=True)
+    )
+    select(source, target, tmp_path / "selection.parquet", BEST | NEAREST | {"count": 1}, record)
+    warned = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    if known[0] == known[1]:
+        assert warned == []
+        return
+    names, lacks = (source, target) if known[0] else (target, source)
+    assert warned == [
+        f"{names} names the backbone and layer that made it, {lacks} names none: only the width of their "
+        "means, 3 numbers, could be compared"
+    ]
 
 
 @pytest.mark.parametrize("method", [UOT, NEAREST, GREEDY | {"distance": "cosine"}])
@@ -504,6 +625,19 @@ def test_the_kernel_and_the_log_domain_agree(
     monkeypatch.setattr(transport, "SMALLEST", np.inf)  # never a product for the columns
     np.testing.assert_allclose(solve(cost, epsilon, tau1, tau2, 1e-13).log_mass, found.log_mass, rtol=1e-12)
     np.testing.assert_allclose(plain(cost, epsilon, tau1, tau2), found.log_mass, rtol=1e-11)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 100.0), (0.3, 5.0, 0.5)], ids=str)
+@pytest.mark.parametrize("factor", [1.0, 1e6, 1e11])
+def test_the_accuracy_bounds_the_error(factor: float, weights: tuple[float, float, float]) -> None:
+    """Against the same steps with three more digits, at costs where rounding is above any tolerance, too."""
+    if np.finfo(np.longdouble).eps > 1e-18:
+        pytest.skip("this machine's long double is no more exact than its double")
+    cost = np.random.default_rng(0).uniform(0.2, 1, (12, 5)) * factor
+    plan = solve(cost, *weights)
+    error = np.abs(plan.log_mass - plain(cost.astype(np.longdouble), *weights)).max()
+    assert 0 < error <= plan.accuracy
+    assert plan.accuracy <= max(1e-10, 1e-14 * cost.max() / weights[0])
 
 
 def plain(cost: np.ndarray, epsilon: float, tau1: float, tau2: float) -> np.ndarray:

@@ -141,16 +141,20 @@ def test_class_means_by_any_number_of_rows(
     "values", [CLASSES, clusters(2), {"by": "sample"}], ids=["class", "cluster", "sample"]
 )
 def test_features_that_are_not_finite_are_named(
-    made: Callable[..., SimpleNamespace], values: dict[str, Any], value: float
+    made: Callable[..., SimpleNamespace],
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    value: float,
 ) -> None:
-    """Image 000 is held out, so that rows of the file and training images are not the same."""
+    """Image 000 is held out and does not count, so that rows of the file and training images differ."""
+    monkeypatch.setattr("pipeline.units.summarise.ROWS", 7)
     features = np.ones((20, 2), np.float32)
-    features[[4, *range(6, 17)], 1] = value
-    listed = "".join(rf"\n  sample 'image {row:03}'" for row in [4, *range(6, 15)])
+    features[[0, 4, *range(6, 17)], 1] = value
+    listed = "".join(rf"\n  row {row}, sample 'image {row:03}'" for row in [4, *range(6, 15)])
     with pytest.raises(
         PipelineError,
         match=r"features\.parquet: the features of 12 images are not finite \(NaN or infinite\); "
-        rf"expected numbers:{listed}\n  \.\.\. and 2 more$",
+        rf"expected numbers \(rows count from 0\):{listed}\n  \.\.\. and 2 more$",
     ):
         made(features, [0, 1, 2, 0] * 5, values, ["test"] + ["train"] * 19)
 

@@ -56,10 +56,19 @@ rule select:
 EXPLANATION = "results/explanations/{backbone}/{source}/{target}/{selection}"
 
 
+def plan_of(run):
+    """The plan of a ranking, or of a run that reuses source data."""
+    return f"{EXPLANATION}/plan.parquet".format(**run._asdict())
+
+
 def explanations_of_all_runs(wildcards):
     """The plan of every selection that a run reads, once."""
-    reusing = [run for run in settings.runs() if run.source]
-    return list(dict.fromkeys(f"{EXPLANATION}/plan.parquet".format(**run._asdict()) for run in reusing))
+    return list(dict.fromkeys(plan_of(run) for run in settings.runs() if run.source))
+
+
+def all_explanations(wildcards):
+    """The plan of every selection between images, once, also of those that no run reads."""
+    return [plan_of(ranking) for ranking in resolve.explainable()]
 
 
 rule explain:

@@ -120,6 +120,17 @@ class Resolver:
         """A selection entry without its units, which have a rule of their own."""
         return self.config.selections[selection].model_dump(mode="json", exclude={"units"})
 
+    def explainable(self) -> list[Ranking]:
+        """Every ranking of images for images; of class means the images are not there to be drawn again."""
+        return [
+            ranking
+            for ranking in self.config.rankings()
+            if not any(
+                isinstance(self.config.datasets[name], ClassMeans)
+                for name in (ranking.source, ranking.target)
+            )
+        ]
+
     def recalled(self) -> list[Ranking]:
         """Every ranking whose recall is told, once."""
         told = (made for entry in self.config.experiments for made, _ in self._recalled_by(entry))

@@ -12,7 +12,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.files import load_backbone
 from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.device import prepare_device
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, listed
 from pipeline.images.cache import open_images
 from pipeline.images.shards import shard_bounds
 from pipeline.images.threads import map_in_order
@@ -46,7 +46,7 @@ def extract(
         provenance: Kept in the table.
 
     Raises:
-        PipelineError: If a feature is not finite, naming the samples.
+        PipelineError: If a feature is not finite, naming the shard, rows of the manifest and samples.
     """
     device = prepare_device(settings["threads"])
     backbone = load_backbone(weights).to(device).eval()
@@ -59,7 +59,7 @@ def extract(
     parts: list[np.ndarray] = []
     with bar("features", "image", last - first) as progress:
         for start, feature in zip(starts, forward(batches), strict=True):
-            _check_finite(feature, samples["sample_id"], start, manifest)
+            _check_finite(feature, samples["sample_id"], start, f"{manifest}, shard {shard[0]} of {shard[1]}")
             parts.append(feature)
             progress.update(len(feature))
     columns = {name: samples[name].slice(first, last - first) for name in samples.column_names}
@@ -93,11 +93,13 @@ class _Forward:
         return self.backbone.features(images, self.layer).float().cpu().numpy()
 
 
-def _check_finite(feature: np.ndarray, sample_ids: pa.ChunkedArray, first: int, manifest: Path) -> None:
-    bad = np.flatnonzero(~np.isfinite(feature).all(1))
+def _check_finite(feature: np.ndarray, sample_ids: pa.ChunkedArray, first: int, place: str) -> None:
+    bad = first + np.flatnonzero(~np.isfinite(feature).all(1))
     if len(bad):
-        names = sample_ids.take(first + bad[:10]).to_pylist()
+        names = sample_ids.take(bad[:10]).to_pylist()
+        rows = [f"row {row}, sample {name!r}" for row, name in zip(bad[:10], names, strict=True)]
         raise PipelineError(
-            f"{manifest}: features are not finite for {len(bad)} images, such as "
-            f"{', '.join(names)}; are the weights sound?"
+            f"{place}: features are not finite for {len(bad)} images from row {first} to "
+            f"{first + len(feature) - 1} of the manifest (rows count from 0); are the weights sound?\n"
+            f"{listed(rows, len(bad))}"
         )

@@ -19,7 +19,7 @@ def gather(shards: list[Path], output: Path, kind: str = "features") -> None:
 
     Raises:
         PipelineError: If two shards were made by different settings, code or inputs, or a feature is
-            not finite; it names the shard and the images.
+            not finite; it names the shard, its rows and the images.
     """
     records = {path: read_provenance(path) for path in shards}
     first = records[shards[0]]

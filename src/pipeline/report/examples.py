@@ -183,7 +183,8 @@ class Selection:
         """How the plan was found, in a sentence; nothing of a method without facts."""
         parts = []
         if "iterations" in self.facts:
-            parts.append(f"converged in {self.facts['iterations']:,} iterations")
+            reached = f" to {self.facts['accuracy']:.1g} in log P1" if "accuracy" in self.facts else ""
+            parts.append(f"converged in {self.facts['iterations']:,} iterations{reached}")
         if "target_mass_carried" in self.facts:
             parts.append(f"carries {percent(self.facts['target_mass_carried'])} % of the target's mass")
         return f"The plan {' and '.join(parts)}." if parts else ""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.progress import log
 from pipeline.provenance import Provenance, canonical_json, read_provenance
 from pipeline.selection.units import Scores, Units, read_units
 from pipeline.tables import write_table
@@ -83,6 +84,8 @@ def marked(scores: Scores, settings: Mapping[str, Any]) -> np.ndarray:
 def check_backbones(source: Units, target: Units) -> None:
     """Refuse units whose means lie in the feature spaces of different backbones.
 
+    Tables made elsewhere do not say which it was; where only one of the two does, that is logged.
+
     Raises:
         PipelineError: If the records of the two tables name different backbones, or the means differ
             in width.
@@ -99,6 +102,15 @@ def check_backbones(source: Units, target: Units) -> None:
         raise PipelineError(
             f"{source.path} has means of {widths[0]} numbers, {target.path} of {widths[1]}; "
             "were they made by different backbones?"
+        )
+    if made_by.count(None) == 1:
+        known, unknown = (source, target) if made_by[1] is None else (target, source)
+        log.warning(
+            "%s names the backbone and layer that made it, %s names none: only the width of their means, "
+            "%d numbers, could be compared",
+            known.path,
+            unknown.path,
+            widths[0],
         )
 
 

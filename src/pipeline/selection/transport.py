@@ -12,6 +12,8 @@ HELD = 1 << 23
 # Products of the kernel are exact while no scaling is further than exp(±DRIFT) from the absorbed one,
 # and no sum below SMALLEST: what was dropped, less than FLOOR an entry, is then far below rounding.
 DRIFT, FLOOR, SMALLEST = 100.0, 1e-150, 1e-100
+# Relative error that rounding can leave in the logarithm of a sum, generously.
+ROUNDING = 16 * np.finfo(float).eps
 
 
 class Plan(NamedTuple):
@@ -24,6 +26,7 @@ class Plan(NamedTuple):
         log_received: Logarithm of P^T 1, the mass that each target class gets, float64 (K_f,).
         epsilon: Weight of the entropy.
         iterations: How many it took.
+        accuracy: Largest error of log P1, by the last change of log u and by rounding.
     """
 
     log_u: np.ndarray
@@ -32,6 +35,7 @@ class Plan(NamedTuple):
     log_received: np.ndarray
     epsilon: float
     iterations: int
+    accuracy: float
 
     @property
     def mass(self) -> float:
@@ -77,7 +81,8 @@ def solve(
         epsilon: Weight of the entropy, above 0.
         tau1: Weight of the source marginal, above 0.
         tau2: Weight of the target marginal, above 0.
-        tolerance: Largest error of log P1, or what rounding allows where that is more.
+        tolerance: Largest error of log P1, or what rounding allows where that is more; the plan's
+            `accuracy` says so.
         iterations: At most.
         masses: w, (K_g,), and w', (K_f,), all above 0; 1 by default.
 
@@ -94,9 +99,12 @@ def solve(
         previous, received = log_u, kernel.rows(log_v)
         log_u = source_power * (source_mass - received)
         change = np.abs(log_u - previous).max()
-        if change <= max(tolerance, 16 * np.finfo(float).eps * np.abs(received).max()):
+        largest = np.abs(received).max()
+        if change <= max(tolerance, ROUNDING * largest):
             sent = kernel.columns(log_u)
-            return Plan(log_u, log_v, log_u + received, log_v + sent, epsilon, iteration)
+            # The sums are of entries -C / epsilon + log v, which can both be far larger than the sum.
+            accuracy = float(max(change, ROUNDING * (largest + np.abs(log_v).max())))
+            return Plan(log_u, log_v, log_u + received, log_v + sent, epsilon, iteration, accuracy)
         log_v = target_power * (target_mass - kernel.columns(log_u))
     raise PipelineError(
         f"UOT did not converge in {iterations} iterations (change {change:.2g}, tolerance "

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
+import pyarrow.parquet as parquet
 
 from pipeline.errors import PipelineError, listed
-from pipeline.tables import feature_matrix, read_table
+from pipeline.tables import read_table, read_vectors
+
+# Means that are looked at together, so that what is known of each number stays small.
+ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,15 @@ def read_units(path: Path) -> Units:
         PipelineError: If there are no units, one id is there twice, or a unit has no image or a mean
             that is not finite; it names the units.
     """
-    table = read_table("units", path)
+    means = read_vectors("units", path, "mean")
+    others = [name for name in parquet.read_schema(path).names if name != "mean"]
+    table = read_table("units", path, others)
     units = Units(
         Path(path),
         table["unit_id"].to_numpy(),
         table["name"],
         table["images"].to_numpy(),
-        feature_matrix(table, "mean"),
+        means,
         table["concept"].to_pylist() if "concept" in table.column_names else None,
     )
     if not len(table):
@@ -82,13 +88,18 @@ def read_units(path: Path) -> Units:
     for problem, bad in (
         ("a unit_id that an earlier unit has", repeated),
         ("no images", units.images < 1),
-        ("a mean that is not finite", ~np.isfinite(units.means).all(axis=1)),
+        ("a mean that is not finite", _not_finite(means)),
     ):
         if bad.any():
             raise PipelineError(
                 f"{path}: {bad.sum()} of {len(bad)} units with {problem}:\n{units.called(bad)}"
             )
     return units
+
+
+def _not_finite(means: np.ndarray) -> np.ndarray:
+    parts = [means[first : first + ROWS] for first in range(0, len(means), ROWS)]
+    return np.concatenate([~np.isfinite(part).all(axis=1) for part in parts])
 
 
 def levelled(values: np.ndarray, *columns: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from pipeline.tables.io import (
     read_batches,
     read_table,
     read_table_metadata,
+    read_vectors,
     table_writer,
     write_table,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "read_samples",
     "read_table",
     "read_table_metadata",
+    "read_vectors",
     "table_writer",
     "write_table",
 ]

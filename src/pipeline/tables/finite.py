@@ -1,10 +1,11 @@
-"""Refuse features that are not finite, with the names of their images."""
+"""Refuse features that are not finite, with their rows and the names of their images."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 
 from pipeline.errors import PipelineError, listed
 from pipeline.tables.io import feature_matrix
@@ -13,26 +14,34 @@ from pipeline.tables.io import feature_matrix
 ROWS = 65_536
 
 
-def check_finite(path: Path, parts: Iterable[pa.Table]) -> None:
+def check_finite(path: Path, parts: Iterable[pa.Table], split: str | None = None) -> None:
     """Read the features of a file in parts.
 
     Args:
         path: The file, for the message.
-        parts: Its rows with ``sample_id`` and ``feature``.
+        parts: All its rows in order with ``sample_id``, ``feature`` and, where `split` is given, ``split``.
+        split: Only rows of this part count; all by default.
 
     Raises:
-        PipelineError: If a feature is NaN or infinite; it counts the images and names the first ten.
+        PipelineError: If a feature is NaN or infinite; it counts the images and names the first ten with
+            their rows in the file, from 0.
     """
-    names: list[str] = []
-    count = 0
+    places: list[str] = []
+    count = first = 0
     for part in parts:
-        for first in range(0, len(part), ROWS):
-            rows = part.slice(first, ROWS)
-            bad = np.flatnonzero(~np.isfinite(feature_matrix(rows)).all(axis=1))
+        for start in range(0, len(part), ROWS):
+            rows = part.slice(start, ROWS)
+            unsound = ~np.isfinite(feature_matrix(rows)).all(axis=1)
+            if split is not None:
+                unsound &= compute.equal(rows["split"].cast(pa.string()), split).to_numpy()
+            bad = np.flatnonzero(unsound)
             count += len(bad)
-            names += rows["sample_id"].take(bad[: 10 - len(names)]).to_pylist()
+            shown = bad[: 10 - len(places)]
+            names = rows["sample_id"].take(shown).to_pylist()
+            places += [f"row {first + row}, sample {name!r}" for row, name in zip(shown, names, strict=True)]
+            first += len(rows)
     if count:
         raise PipelineError(
             f"{path}: the features of {count} images are not finite (NaN or infinite); "
-            f"expected numbers:\n{listed([f'sample {name!r}' for name in names], count)}"
+            f"expected numbers (rows count from 0):\n{listed(places, count)}"
         )

@@ -17,6 +17,8 @@ from pipeline.tables.schemas import FEATURE, SCHEMAS, TableSchema
 
 # Rows of images are large and read in order; small groups keep a reader's memory bounded.
 ROW_GROUP = {"manifest": 2_000}
+# Vectors that are read at a time into the array that holds all of them.
+VECTORS = 8_192
 
 
 def write_table(
@@ -88,10 +90,38 @@ def read_table(kind: str, path: Path, columns: Sequence[str] | None = None, filt
     Raises:
         PipelineError: If the file is missing, truncated, no Parquet, or of another schema.
     """
-    path = Path(path)
-    try:
-        check_schema(kind, parquet.read_schema(path), path)
+    with _checked(kind, Path(path)):
         return parquet.read_table(path, columns=columns, filters=filters)
+
+
+def read_vectors(kind: str, path: Path, column: str) -> np.ndarray:
+    """Read a column of vectors, float32 (n, d), a few rows at a time: it is never held twice.
+
+    Args:
+        kind: Name of a schema in `SCHEMAS`.
+        path: The Parquet file.
+        column: Name of the column.
+
+    Raises:
+        PipelineError: As in `read_table`.
+    """
+    with _checked(kind, Path(path)) as schema:
+        rows = parquet.read_metadata(path).num_rows
+        vectors = np.empty((rows, schema.field(column).type.list_size), np.float32)
+        first = 0
+        for part in read_batches(path, [column], VECTORS):
+            vectors[first : first + len(part)] = feature_matrix(part, column)
+            first += len(part)
+        return vectors
+
+
+@contextmanager
+def _checked(kind: str, path: Path) -> Iterator[pa.Schema]:
+    """The schema of a table, once checked, to read more of it; what fails is said in our words."""
+    try:
+        schema = parquet.read_schema(path)
+        check_schema(kind, schema, path)
+        yield schema
     except FileNotFoundError as error:
         raise PipelineError(f"{path}: no such {kind} table") from error
     except pa.ArrowInvalid as error:

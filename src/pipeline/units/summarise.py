@@ -151,7 +151,7 @@ def _means(features: Path, assignment: np.ndarray, counts: np.ndarray) -> np.nda
         members = csr_matrix(entries, shape=(len(units), len(table)))
         sums[units] += members @ feature_matrix(table).astype(np.float64)
     if not np.isfinite(sums).all():
-        check_finite(features, _training_batches(features, ["sample_id"], ROWS))
+        _check_training_finite(features)
     return (sums / counts[:, None]).astype(np.float32)
 
 
@@ -164,7 +164,7 @@ def _directions(features: Path, images: int) -> np.ndarray:
         block[:] = feature_matrix(table)
         first += len(table)
         if not np.isfinite(block).all():
-            check_finite(features, _training_batches(features, ["sample_id"], ROWS))
+            _check_training_finite(features)
         lengths = np.linalg.norm(block, axis=1, keepdims=True)
         block /= np.maximum(lengths, np.finfo(np.float32).tiny)
     return directions
@@ -178,7 +178,7 @@ def _write_samples(
     Raises:
         PipelineError: If a feature is not finite.
     """
-    check_finite(features, _training_batches(features, ["sample_id"], ROWS))
+    _check_training_finite(features)
     first = 0
     with table_writer("units", units, provenance) as write:
         for table in _training_batches(features, ["sample_id"], ROWS):
@@ -192,6 +192,11 @@ def _write_samples(
             first += len(table)
     assigned = {"sample_id": sample_ids, "unit_id": np.arange(first, dtype=np.int32)}
     write_table("membership", membership, assigned, provenance)
+
+
+def _check_training_finite(features: Path) -> None:
+    """Raise PipelineError with the rows of training images whose features are not finite."""
+    check_finite(features, read_batches(features, ["sample_id", "split", "feature"], ROWS), "train")
 
 
 def _training_batches(features: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
