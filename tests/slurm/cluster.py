@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .processes import end_with_parent
+from .processes import prepare
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
@@ -226,7 +226,7 @@ class Cluster:
                     stderr=subprocess.STDOUT,
                     env=os.environ | self.environment,
                     start_new_session=True,  # Ctrl-C in pytest leaves the order of the end to `stop`
-                    preexec_fn=end_with_parent,
+                    preexec_fn=prepare,
                 )
             )
 

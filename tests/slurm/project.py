@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .processes import end_with_parent
+from .processes import prepare
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config", "envs", "profiles", "slurm", "src", "workflow", "data/quickdraw.parquet")
@@ -76,7 +76,7 @@ class Snakemake:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=prepare,
             )
 
     def __enter__(self) -> "Snakemake":
