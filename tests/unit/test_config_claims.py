@@ -116,7 +116,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one draw": (
         {**PLAIN, "targets": ["ten_0"]},
-        ".targets: found 1 draw; an interval needs at least two",
+        ".targets: found 1 draw; an interval needs at least two: "
+        "add a seed, or targets that differ in the draw of their subset",
     ),
     "two sizes without a trend": (
         {**PLAIN, "targets": ["five_0", "ten_0", "ten_1"]},

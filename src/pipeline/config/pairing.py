@@ -150,4 +150,5 @@ def _bad_draws(config: Config, claim: AnyClaim) -> Iterator[Problem]:
         yield "targets", f"{message}; give each draw one seed, since several would not be independent"
     if len(draws) < 2:
         which = " with all sizes" if claim.kind == "trend" else ""
-        yield "targets", f"found {len(draws)} draw{which}; an interval needs at least two"
+        advice = "add a seed, or targets that differ in the draw of their subset"
+        yield "targets", f"found {len(draws)} draw{which}; an interval needs at least two: {advice}"

@@ -258,15 +258,20 @@ class Recipe(Training):
 
     def _try(self, plain: dict[str, Any], where: str, key: str, value: Any) -> None:
         """Whether one value is one that this recipe's setting may have."""
-        if key.split(".")[0] in UNSEARCHED or key.endswith(".name"):
+        if not _may_differ(key):
             raise ValueError(f"{where}: decides which jobs there are; make a recipe of each")
         try:
             Recipe.model_validate(with_values(plain, {key: value}))
         except KeyError:
-            keys = [path for path in _paths(plain) if path.split(".")[0] != "initialise"]
+            keys = [path for path in _paths(plain) if _may_differ(path)]
             raise ValueError(f"{where}: this recipe has no such setting{did_you_mean(key, keys)}") from None
         except ValidationError as error:
             raise ValueError(f"{where}: found {value!r}; {error.errors()[0]['msg']}") from None
+
+
+def _may_differ(path: str) -> bool:
+    """Whether the setting at a key path may be searched or tuned: it decides nothing but a run's result."""
+    return path.split(".")[0] not in UNSEARCHED and not path.endswith(".name")
 
 
 def epochs_until(share: float, epochs: int) -> int:
