@@ -174,11 +174,15 @@ class Recipe(Training):
             )
         return self
 
+    def _first_epochs(self, epochs: int) -> int:
+        """How many epochs of so many the first stage takes."""
+        return round(self.initialise.share * epochs) if isinstance(self.initialise, Coin) else 0
+
     @model_validator(mode="after")
     def _both_stages_train(self) -> "Recipe":
         epochs = self.budget.epochs
         if isinstance(self.initialise, Coin) and epochs is not None:
-            first = round(self.initialise.share * epochs)
+            first = self._first_epochs(epochs)
             if not 0 < first < epochs:
                 raise ValueError(
                     f"initialise.share {self.initialise.share} of {epochs} epochs leaves a stage without any"
@@ -190,7 +194,7 @@ class Recipe(Training):
         epochs = self.budget.epochs
         if epochs is None:
             return self
-        first = round(self.initialise.share * epochs) if isinstance(self.initialise, Coin) else 0
+        first = self._first_epochs(epochs)
         for epoch in self.keep_epochs:
             if epoch > epochs:
                 raise ValueError(f"keep_epochs {epoch} is after the {epochs} epochs of the budget")

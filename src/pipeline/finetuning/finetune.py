@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.finetuning.heads import head_of_pretraining
 from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.outputs import write_outputs, write_tables
-from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, selected_images, source_stream
+from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, reused_images, source_stream
 from pipeline.finetuning.target import Target, open_target
 from pipeline.images.cache import open_images
 from pipeline.objectives import Start
@@ -61,7 +61,7 @@ def finetune(
     pretrained = load_backbone(weights).to(device)
     target = open_target(manifest, images, pretrained.description.preprocessing, device)
     held_out = target.rows(settings["predict"])
-    reused = _reused(source, settings) if source else None
+    reused = reused_images(source, settings["reuse"]) if source else None
     learner = _learner(pretrained, target, reused, settings, seed).to(device)
     streams = _streams(pretrained, target, source, reused, settings, seed)
     window = _window(streams["target"], settings)
@@ -186,11 +186,6 @@ def _learner(
             return FineTuning(model, loss)
         reuse = _reuse(settings, pretrained, reused)
     return FineTuning(model, loss, reuse, settings["reuse"]["batch_norm"])
-
-
-def _reused(source: SourceFiles, settings: Mapping[str, Any]) -> Reused:
-    reuse = settings["reuse"]
-    return selected_images(source, kind_of_reuse(reuse).LABELLED, reuse["share"], reuse["draw"])
 
 
 def _reuse(settings: Mapping[str, Any], pretrained: Backbone, reused: Reused) -> Reuse:

@@ -103,6 +103,11 @@ def kind_of_reuse(reuse: Mapping[str, Any]) -> ModuleType:
     return importlib.import_module(f"pipeline.reuse.{reuse['name']}")
 
 
+def reused_images(files: SourceFiles, reuse: Mapping[str, Any]) -> Reused:
+    """The images that take part by these settings of reuse; errors are those of `selected_images`."""
+    return selected_images(files, kind_of_reuse(reuse).LABELLED, reuse["share"], reuse["draw"])
+
+
 def source_stream(
     reused: Reused,
     images: np.ndarray,

@@ -21,7 +21,7 @@ from pipeline.backbones.kept import kept_files
 from pipeline.engine.device import prepare_device
 from pipeline.engine.randomness import derive
 from pipeline.errors import PipelineError
-from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, selected_images
+from pipeline.finetuning.reused import Reused, SourceFiles, reused_images
 from pipeline.images.cache import open_images
 from pipeline.provenance import Provenance, read_provenance
 from pipeline.tables import Samples, read_samples, read_table, write_table
@@ -108,8 +108,7 @@ class Side(NamedTuple):
 
 
 def _side(selection: str, source: SourceFiles, settings: Mapping[str, Any]) -> Side:
-    reuse = settings["reuse"]
-    reused = selected_images(source, kind_of_reuse(reuse).LABELLED, reuse["share"], reuse["draw"])
+    reused = reused_images(source, settings["reuse"])
     return Side(selection, reused, open_images(source.images, len(reused.samples.ids)), settings)
 
 
