@@ -88,6 +88,7 @@ def training() -> Callable[..., dict[str, Any]]:
             "accumulate": 1,
             "precision": "float32",
             "threads": 1,
+            "gpu": 1,
             "optimiser": SGD,
             "schedule": {"name": "cosine", "warmup": 0.0, "final": 0.0},
             "augmentation": PLAIN_AUGMENTATION,

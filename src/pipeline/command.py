@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import PipelineError
-from pipeline.progress import start_logging
+from pipeline.progress import speaks, start_logging
 
 SETTINGS_LIMIT = 100_000
 
@@ -110,7 +110,7 @@ def run_app(app: typer.Typer) -> None:
     try:
         app()
     except PipelineError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if speaks() else 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
             raise

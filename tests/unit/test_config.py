@@ -16,10 +16,12 @@ import yaml
 from pipeline.config.base import Settings
 from pipeline.config.datasets import TorchvisionSet
 from pipeline.config.documentation import PAGE, SCHEMA, page, schema
+from pipeline.config.initialisation import Coin
 from pipeline.config.loading import load_config
 from pipeline.config.model import Config
-from pipeline.config.recipes import Coin, CoTuning, LabelledReuse
+from pipeline.config.objectives import CoTuning
 from pipeline.config.resolve import Resolver, to_json
+from pipeline.config.reuse import LabelledReuse
 from pipeline.config.selections import Clusters, GreedyOt, Nearest, Uot
 from pipeline.config.training import Sgd, StepSchedule
 from pipeline.errors import PipelineError
@@ -672,7 +674,7 @@ def reordered(value: Any) -> Any:
 def told(config: Config) -> dict[str, Any]:
     """All that the rules are told of a config."""
     resolve = Resolver(config)
-    initialised = [resolve.initialisation_key(name) for name in config.recipes]
+    stages = [stage for run, trial in resolve.trained() if (stage := resolve.stage(run, trial))]
     return {
         "datasets": {name: to_json(entry.plain()) for name, entry in config.datasets.items()},
         "pretraining": to_json(resolve.weights_settings("small")),
@@ -681,7 +683,7 @@ def told(config: Config) -> dict[str, Any]:
             key: to_json(resolve.units_settings(key))
             for key in [resolve.units_key(name) for name in config.selections]
         },
-        "initialisations": {key: to_json(resolve.initialisation_settings_of(key)) for key in initialised},
+        "initialisations": {stage.key: to_json(stage.settings) for stage in stages},
         "finetuning": {str(run): to_json(resolve.finetuning_settings(run)) for run in config.runs()},
         "components": {str(run): resolve.finetuning_components(run) for run in config.runs()},
     }
@@ -714,8 +716,13 @@ def test_keys_of_units_stay_as_they_are() -> None:
 )
 def test_equal_first_stages_share_a_folder(changes: dict[str, Any], same: bool) -> None:
     resolve = Resolver(load_config(edited(changes)))
-    assert resolve.initialisation_key("coin").startswith("coin-")
-    assert (resolve.initialisation_key("coin") == resolve.initialisation_key("both")) is same
+    stages = {run.recipe: resolve.stage(run) for run in resolve.config.runs()}
+    coin, both = stages["coin"], stages["both"]
+    assert coin is not None
+    assert both is not None
+    assert coin.key.startswith("coin-")
+    assert (coin.key == both.key) is same
+    assert resolve.stage_of(coin.key) == coin
 
 
 def test_a_run_is_found_by_its_keys() -> None:

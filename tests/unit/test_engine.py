@@ -20,11 +20,14 @@ from torch import nn
 
 from pipeline.engine.augmentation import DRAWS, Augmentation, Normalisation
 from pipeline.engine.inference import forward_all
+from pipeline.engine.learner import Learner
 from pipeline.engine.optimisation import Optimiser, rate_factor
 from pipeline.engine.randomness import derive, permutation, seeded, uniforms
 from pipeline.engine.records import Record
 from pipeline.engine.streams import ClassBalanced, ImageStream, Shuffled, target_stream
-from pipeline.engine.train import Window, Workspace, fit
+from pipeline.engine.train import fit
+from pipeline.engine.window import Window
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError
 from pipeline.provenance import Provenance
 from pipeline.tables import read_samples, read_table
@@ -664,7 +667,7 @@ def test_record_starts_over(tmp_path: Path) -> None:
 # The loop
 
 
-class Toy(nn.Module):
+class Toy(Learner):
     """A small learner without batch normalisation; its loss can be spoilt at a call."""
 
     def __init__(self, classes: int = 3, dropout: float = 0.0, spoilt: int | None = None):

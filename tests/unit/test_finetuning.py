@@ -141,6 +141,8 @@ def tuned(
                 "initialise": {"name": "none"},
                 "objective": CROSS_ENTROPY,
                 "reuse": LABELLED,
+                "trainable": "all",
+                "batch_norm": "trained",
                 "from_scratch": False,
                 "checkpoint": "last",
                 "fit_on": ["train"],
@@ -454,7 +456,7 @@ def test_batch_normalisation_sees_both_or_the_target(batch_norm: str) -> None:
     reuse = LabelledReuse(nn.Linear(3, 2), 1.0)
     learner = FineTuning(backbone, CrossEntropy(0.0), reuse, batch_norm)  # type: ignore[arg-type]
     loss, _ = learner.loss(
-        {"target": Batch(target, labels, np.arange(8)), "source": Batch(source, labels, np.arange(8))}
+        {"target": Batch(target, labels, np.arange(8), 8), "source": Batch(source, labels, np.arange(8), 8)}
     )
     both = torch.cat([target, source])[:, :, 0, 0]
     counted = both if batch_norm == "joint" else target[:, :, 0, 0]
@@ -545,9 +547,13 @@ def after_coin(
     record: Provenance,
 ) -> Path:
     """The backbone after two of four epochs of COIN."""
-    stage = {"name": "coin", "share": 0.5, "temperature": 0.3, "projection": 4, "hidden": None}
+    stage = {
+        **{"name": "coin", "share": 0.5, "schedule": "joint"},
+        **{"temperature": 0.3, "projection": 4, "hidden": None},
+    }
     folder = tmp_path_factory.mktemp("coin")
-    settings = training(budget={"epochs": 4, "iterations": None}, initialise=stage, seed=0)
+    own = {"initialise": stage, "batch_norm": "trained", "fit_on": ["train"], "seed": 0}
+    settings = training(budget={"epochs": 4, "iterations": None}, **own)
     initialise(target.manifest, target.images, weights, folder, settings, record)
     return folder / "weights.safetensors"
 

@@ -44,7 +44,7 @@ def batch(number: int, size: int = 4) -> dict[str, Batch]:
     """Two views of random images."""
     pixels = uniforms(np.arange(2 * size), 300, "images", number).reshape(2, size, 3, 10, 10)
     first, second = torch.from_numpy(pixels * 2 - 1)
-    return {"source": Batch(first, torch.full((size,), -1), np.arange(size), (second,))}
+    return {"source": Batch(first, torch.full((size,), -1), np.arange(size), size, (second,))}
 
 
 def embed(backbone: nn.Module, images: torch.Tensor) -> np.ndarray:

@@ -55,7 +55,7 @@ def gradient(of: torch.Tensor) -> np.ndarray:
 
 def one_batch(images: torch.Tensor, labels: np.ndarray) -> Batch:
     """A batch whose "images" are already features."""
-    return Batch(images, torch.from_numpy(labels), np.arange(len(labels)))
+    return Batch(images, torch.from_numpy(labels), np.arange(len(labels)), len(labels))
 
 
 # COIN, Eq. 1
@@ -169,7 +169,7 @@ def test_pseudo_labelled_reuse_adds_lambda_times_the_soft_loss(reference: Any, w
     unlabelled = np.full(len(weak), -1)
     batches = {
         "target": one_batch(target, values["target_labels"]),
-        "source": Batch(weak, torch.from_numpy(unlabelled), np.arange(len(weak)), (strong,)),
+        "source": Batch(weak, torch.from_numpy(unlabelled), np.arange(len(weak)), len(weak), (strong,)),
     }
     loss, parts = learner.loss(batches)
     assert loss.item() == pytest.approx(float(values[f"eq7_lambda{weight}"]), rel=1e-6)

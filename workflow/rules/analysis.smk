@@ -41,7 +41,7 @@ rule domain_gap:
         unpack(measured_sources),
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
-        start=starting_weights,
+        start=lambda w: start_of(w)["weights"],
         model=f"{RUN}/model.safetensors",
         checkpoints=f"{RUN}/checkpoints",
         history=f"{RUN}/history.parquet",

@@ -77,6 +77,17 @@ def more_each_try(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+def launched(gpus):
+    """How a command begins whose module several GPUs work on: a process for each of them."""
+    joint = f"-m torch.distributed.run --standalone --nproc-per-node {gpus} "
+    return f"python {joint if gpus > 1 else ''}-m"
+
+
+def threads_of(training):
+    """The threads of all its processes."""
+    return training["threads"] * training["gpu"]
+
+
 def local_file(entry):
     """The file or folder that an entry names, as an input whose time does not matter."""
     return existing(getattr(entry, "path", None))

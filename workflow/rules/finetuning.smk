@@ -4,20 +4,37 @@ SEARCH = "results/searches/{backbone}/{target}/{selection}/{recipe}"
 INITIALISATION = "results/initialisations/{backbone}/{target}/{initialisation}/seed{seed}"
 
 
+def deciding_stage(wildcards):
+    """The searches that decide settings of a stage before fine-tuning."""
+    searches = resolve.stage_of(wildcards.initialisation).searches
+    keys = {"backbone": wildcards.backbone, "target": wildcards.target}
+    return [
+        f"{SEARCH}/search.parquet".format(**keys, selection=selection, recipe=recipe)
+        for selection, recipe in searches
+    ]
+
+
+def chosen_options(wildcards, input):
+    """The options of the command that name who decides settings."""
+    return [part for path in input.chosen for part in ("--chosen", path)]
+
+
 rule initialise:
     input:
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
         weights="results/backbones/{backbone}/weights.safetensors",
+        chosen=deciding_stage,
     output:
         weights=f"{INITIALISATION}/weights.safetensors",
+        carried=f"{INITIALISATION}/carried.safetensors",
         history=f"{INITIALISATION}/history.parquet",
         timings=f"{INITIALISATION}/timings.parquet",
     params:
         folder=subpath(output.weights, parent=True),
-        settings=lambda w: to_json(
-            {**resolve.initialisation_settings_of(w.initialisation), "seed": int(w.seed)}
-        ),
+        options=chosen_options,
+        launch=lambda w: launched(resolve.stage_of(w.initialisation).settings["gpu"]),
+        settings=lambda w: to_json({**resolve.stage_of(w.initialisation).settings, "seed": int(w.seed)}),
         code=lambda w: code_of(
             "pipeline.initialisation",
             f"pipeline.initialisation.{w.initialisation.rpartition('-')[0]}",
@@ -27,9 +44,9 @@ rule initialise:
         "results/logs/initialisations/{backbone}/{target}/{initialisation}/seed{seed}.log",
     benchmark:
         "results/benchmarks/initialisations/{backbone}/{target}/{initialisation}/seed{seed}.tsv"
-    threads: lambda w: resolve.initialisation_settings_of(w.initialisation)["threads"]
+    threads: lambda w: threads_of(resolve.stage_of(w.initialisation).settings)
     resources:
-        gpu=1,
+        gpu=lambda w: resolve.stage_of(w.initialisation).settings["gpu"],
         mem_mb=more_each_try(TRAINING_MEMORY),
         runtime=TRAINING_MINUTES,
     conda:
@@ -37,17 +54,18 @@ rule initialise:
     message:
         "Initialise {wildcards.backbone} on {wildcards.target}: {wildcards.initialisation}, seed {wildcards.seed}"
     shell:
-        "python -m pipeline.initialisation {input.manifest} {input.images} {input.weights} {params.folder}"
-        " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
+        "{params.launch} pipeline.initialisation {input.manifest} {input.images} {input.weights} {params.folder}"
+        " {params.options:q} --settings {params.settings:q} --code {params.code} > {log} 2>&1"
 
 
-def starting_weights(wildcards):
-    """The backbone, or what the recipe's first stage made of it."""
-    recipe = settings.recipes[wildcards.recipe]
-    if recipe.initialise.name == "none":
-        return f"results/backbones/{wildcards.backbone}/weights.safetensors"
-    folder = INITIALISATION.format(initialisation=resolve.initialisation_key(wildcards.recipe), **wildcards)
-    return f"{folder}/weights.safetensors"
+def start_of(wildcards):
+    """What a run or trial starts from: the backbone, or what the stage before made of it and hands over."""
+    run = run_of(wildcards)
+    stage = resolve.stage(run, wildcards.get("trial"))
+    if stage is None:
+        return {"weights": f"results/backbones/{run.backbone}/weights.safetensors"}
+    folder = INITIALISATION.format(**run.keys(), initialisation=stage.key)
+    return {"weights": f"{folder}/weights.safetensors", "carried": f"{folder}/carried.safetensors"}
 
 
 def reused(wildcards):
@@ -83,17 +101,18 @@ def chosen(wildcards):
 
 
 def finetuning_options(wildcards, input):
-    """The options of the command that name what is reused, and who decides settings."""
-    named = [part for name in reused(wildcards) for part in (f"--{name.replace('_', '-')}", input[name])]
-    return named + [part for path in input.chosen for part in ("--chosen", path)]
+    """The options of the command: layers of the stage before, what is reused, and who decides settings."""
+    names = [name for name in start_of(wildcards) if name != "weights"] + [*reused(wildcards)]
+    named = [part for name in names for part in (f"--{name.replace('_', '-')}", input[name])]
+    return named + chosen_options(wildcards, input)
 
 
 rule finetune:
     input:
+        unpack(start_of),
         unpack(reused),
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
-        weights=starting_weights,
         chosen=chosen,
     output:
         model=f"{RUN}/model.safetensors",
@@ -105,15 +124,16 @@ rule finetune:
     params:
         folder=subpath(output.model, parent=True),
         options=finetuning_options,
+        launch=lambda w: launched(settings.recipes[w.recipe].gpu),
         settings=lambda w: to_json(resolve.finetuning_settings(run_of(w))),
         code=lambda w: code_of("pipeline.finetuning", *resolve.finetuning_components(run_of(w))),
     log:
         "results/logs/runs/{backbone}/{target}/{selection}/{recipe}/seed{seed}/finetune.log",
     benchmark:
         "results/benchmarks/runs/{backbone}/{target}/{selection}/{recipe}/seed{seed}/finetune.tsv"
-    threads: lambda w: settings.recipes[w.recipe].threads
+    threads: lambda w: threads_of(settings.recipes[w.recipe].plain())
     resources:
-        gpu=1,
+        gpu=lambda w: settings.recipes[w.recipe].gpu,
         mem_mb=more_each_try(TRAINING_MEMORY),
         runtime=TRAINING_MINUTES,
     conda:
@@ -121,5 +141,5 @@ rule finetune:
     message:
         "Fine-tune {wildcards.backbone} on {wildcards.target}: {wildcards.recipe}, selection {wildcards.selection}, seed {wildcards.seed}"
     shell:
-        "python -m pipeline.finetuning {input.manifest} {input.images} {input.weights} {params.folder}"
+        "{params.launch} pipeline.finetuning {input.manifest} {input.images} {input.weights} {params.folder}"
         " {params.options:q} --settings {params.settings:q} --code {params.code} > {log} 2>&1"

@@ -18,10 +18,10 @@ def going_on(wildcards, input):
 
 use rule finetune as trial_to_rung with:
     input:
+        unpack(start_of),
         unpack(reused),
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
-        weights="results/backbones/{backbone}/weights.safetensors",
         chosen=taken,
         before=rung_before,
     output:
@@ -34,6 +34,7 @@ use rule finetune as trial_to_rung with:
     params:
         folder=subpath(output.model, parent=True),
         options=going_on,
+        launch=lambda w: launched(settings.recipes[w.recipe].gpu),
         settings=lambda w: to_json(resolve.trial_settings(run_of(w), w.trial, int(w.rung))),
         code=lambda w: code_of("pipeline.finetuning", *resolve.finetuning_components(run_of(w))),
     log:

@@ -12,6 +12,7 @@ rule pretrain:
         checkpoints=directory("results/backbones/{backbone}/checkpoints"),
     params:
         folder=subpath(output.weights, parent=True),
+        launch=lambda w: launched(settings.backbones[w.backbone].method.gpu),
         settings=lambda w: to_json(resolve.weights_settings(w.backbone)),
         code=lambda w: code_of(
             "pipeline.pretraining",
@@ -22,9 +23,9 @@ rule pretrain:
         "results/logs/backbones/{backbone}/pretrain.log",
     benchmark:
         "results/benchmarks/backbones/{backbone}/pretrain.tsv"
-    threads: lambda w: settings.backbones[w.backbone].method.threads
+    threads: lambda w: threads_of(settings.backbones[w.backbone].method.plain())
     resources:
-        gpu=1,
+        gpu=lambda w: settings.backbones[w.backbone].method.gpu,
         mem_mb=more_each_try(TRAINING_MEMORY),
         runtime=TRAINING_MINUTES,
     wildcard_constraints:
@@ -34,5 +35,5 @@ rule pretrain:
     message:
         "Backbone {wildcards.backbone}: pre-train"
     shell:
-        "python -m pipeline.pretraining {input.manifest} {input.images} {params.folder}"
+        "{params.launch} pipeline.pretraining {input.manifest} {input.images} {params.folder}"
         " --settings {params.settings:q} --code {params.code} > {log} 2>&1"

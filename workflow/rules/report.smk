@@ -55,15 +55,9 @@ def reported_units():
 
 def reported_initialisations():
     """Folders of first stages; recipes can share one."""
-    stages = {
-        name: resolve.initialisation_key(name)
-        for name in unique(run.recipe for run in settings.runs())
-        if settings.recipes[name].initialise.name != "none"
-    }
+    stages = [(run, resolve.stage(run)) for run in settings.runs()]
     return unique(
-        INITIALISATION.format(initialisation=stages[run.recipe], **run.keys())
-        for run in settings.runs()
-        if run.recipe in stages
+        INITIALISATION.format(initialisation=stage.key, **run.keys()) for run, stage in stages if stage
     )
 
 

@@ -8,10 +8,10 @@ STATE = f"{TRIAL}/state"
 
 use rule finetune as trial with:
     input:
+        unpack(start_of),
         unpack(reused),
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
-        weights="results/backbones/{backbone}/weights.safetensors",
         chosen=taken,
     output:
         model=temp(f"{TRIAL}/model.safetensors"),
@@ -23,6 +23,7 @@ use rule finetune as trial with:
     params:
         folder=subpath(output.model, parent=True),
         options=finetuning_options,
+        launch=lambda w: launched(settings.recipes[w.recipe].gpu),
         settings=lambda w: to_json(resolve.trial_settings(run_of(w), w.trial)),
         code=lambda w: code_of("pipeline.finetuning", *resolve.finetuning_components(run_of(w))),
     log:

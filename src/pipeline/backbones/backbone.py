@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from pipeline.engine.layers import mlp
 from pipeline.engine.randomness import seeded
 from pipeline.errors import PipelineError
 
@@ -42,6 +44,7 @@ class Backbone(nn.Module):
         projection: (n, width) to (n, dimensions), or None.
         head: (n, width) to (n, classes), or None.
         classification_layer: Prefix of the head's keys in published checkpoints, or None.
+        frozen: What training leaves as it is; see `freeze`.
     """
 
     def __init__(self, description: Description):
@@ -57,6 +60,27 @@ class Backbone(nn.Module):
             self.projection = mlp(self.width, hidden, description.projection["dimensions"])
         if description.class_names is not None:
             self.head = nn.Linear(self.width, len(description.class_names))
+
+        self.frozen = "nothing"
+
+    def freeze(self, what: str) -> None:
+        """Let training leave a part as it is.
+
+        Args:
+            what: ``nothing``, ``statistics`` (batch normalisation keeps and uses the running ones), or
+                ``encoder``.
+        """
+        self.frozen = what
+        self.encoder.requires_grad_(what != "encoder")
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As any module's, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for part in self.encoder.modules():
+            if self.frozen == "encoder" or (self.frozen == "statistics" and isinstance(part, BatchNorm)):
+                part.training = False
+        return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Penultimate features, (n, width)."""
@@ -99,11 +123,6 @@ class Backbone(nn.Module):
             raise PipelineError(f"feature_layer {layer!r}: gives no tensor when an image passes")
         maps = seen[-1]
         return maps.mean(dim=(2, 3)) if maps.ndim == 4 else maps.flatten(1)
-
-
-def mlp(width: int, hidden: int, dimensions: int) -> nn.Sequential:
-    """Two linear layers around a ReLU."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, dimensions))
 
 
 def build_backbone(description: Description, seed: int) -> Backbone:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.files import save_backbone
+from pipeline.engine.distributed import rank
 from pipeline.errors import PipelineError
 from pipeline.provenance import Provenance
 from pipeline.tables import atomic_path
@@ -49,8 +50,8 @@ class KeptEpochs:
             raise PipelineError(f"keep_epochs {outside} lie {where} of the budget")
 
     def keep(self, epoch: int, backbone: Backbone) -> None:
-        """Save the backbone, if this is one of the epochs."""
-        if epoch in self.epochs:
+        """Save the backbone, if this is one of the epochs; of several processes, the first does."""
+        if epoch in self.epochs and rank() == 0:
             settings = {**self.provenance.settings, "epoch": epoch}
             path = kept_file(self.folder / KEPT, epoch)
             save_backbone(path, backbone, replace(self.provenance, settings=settings))

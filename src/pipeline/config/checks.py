@@ -7,8 +7,10 @@ from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch, Pretrai
 from pipeline.config.claims import AnyClaim
 from pipeline.config.datasets import PLACEHOLDER, ClassMeans, is_labelled
 from pipeline.config.model import NO_SELECTION, Config, Experiment
+from pipeline.config.objectives import CoTuning
 from pipeline.config.pairing import unpaired
-from pipeline.config.recipes import CoTuning, LabelledReuse, Recipe
+from pipeline.config.recipes import Recipe
+from pipeline.config.reuse import LabelledReuse
 from pipeline.config.runs import Gap, Run
 from pipeline.config.selections import Classes, Label
 from pipeline.errors import did_you_mean

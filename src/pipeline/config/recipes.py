@@ -2,135 +2,21 @@
 
 import math
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config.base import Count, Fraction, Integer, Number, Positive, Seed, Settings, Share
+from pipeline.config.base import Count
+from pipeline.config.initialisation import AnyInitialisation, LinearProbe, NoInitialisation, Stage
+from pipeline.config.objectives import AnyObjective, CoTuning, CrossEntropy, Rifle
+from pipeline.config.reuse import AnyReuse, LabelledReuse, NoReuse
 from pipeline.config.search import Search, Taken, Tuned
 from pipeline.config.training import Training
 from pipeline.errors import did_you_mean
 from pipeline.nested import with_values
 
-# Sections whose value decides which jobs there are.
-UNSEARCHED = ("initialise", "from_scratch")
-
-
-class NoInitialisation(Settings):
-    """Start from the pre-trained weights."""
-
-    name: Literal["none"]
-
-
-class Coin(Settings):
-    """A stage of supervised contrastive loss before fine-tuning (COIN, section 3.2 and Eq. 1).
-
-    It takes its share of the recipe's budget; the schedule runs on over the joint budget.
-    """
-
-    name: Literal["coin"]
-    share: Number = Field(
-        0.7, gt=0, lt=1, description="Share of the budget for this stage (alpha, section 4.2)."
-    )
-    temperature: Positive = Field(0.3, description="Temperature (section 4.2).")
-    projection: Count = Field(128, description="Width of the projector's output.")
-    hidden: Count | None = Field(None, description="Width of its hidden layer; the feature's by default.")
-
-
-AnyInitialisation = Annotated[NoInitialisation | Coin, Field(discriminator="name")]
-
-
-class CrossEntropy(Settings):
-    """Plain fine-tuning."""
-
-    name: Literal["cross_entropy"]
-    label_smoothing: Fraction = Field(0.0, description="Label smoothing.")
-
-
-class CoTuning(Settings):
-    """Co-Tuning (You et al. 2020): pre-training's head is trained too, on soft labels of the source.
-
-    For a backbone with a head of pre-training. In the released code new heads train ten times as
-    fast as what comes pre-trained: set `optimiser.head_ratio` to 10.
-    """
-
-    name: Literal["co_tuning"]
-    weight: Positive = Field(2.3, description="Weight lambda of the source head's loss (released code).")
-    relationship: Literal["calibrated", "direct"] = Field(
-        "calibrated",
-        description="How source classes follow from target classes: by calibrated regression, which "
-        "needs a validation part, or by the mean prediction for each class.",
-    )
-    logit_scale: Positive = Field(
-        1.0,
-        description="Calibration of pre-training: its logits are multiplied by this; 0.884 for "
-        "torchvision's ResNet-50 in the released code.",
-    )
-    regularisation: list[Positive] = Field(
-        [1e4, 3e3, 1e3, 3e2, 1e2, 3e1, 1e1, 3.0, 1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4],
-        min_length=1,
-        description="Values of C of the calibrated regression; the first that is best on the "
-        "validation part is taken (released code).",
-    )
-
-
-AnyObjective = Annotated[CrossEntropy | CoTuning, Field(discriminator="name")]
-
-
-class NoReuse(Settings):
-    """Fine-tune on the target alone."""
-
-    name: Literal["none"]
-
-
-class Reuse(Settings):
-    """What every kind of reuse has."""
-
-    weight: Positive = Field(1.0, description="Weight lambda of the source loss.")
-    batch_size: Count | None = Field(
-        None,
-        description="Source images in a batch; as many as of the target by default (UOT paper, section 4.1).",
-    )
-    share: Share = Field(
-        1.0,
-        description="Share of the images of each selected unit; as much as of the target in the paper's "
-        "Figure 3a (appendix A).",
-    )
-    draw: Seed = Field(0, description="Which draw of that share.")
-    batch_norm: Literal["joint", "separate"] = Field(
-        "joint",
-        description="Target and source pass the network together, so that batch normalisation sees both "
-        "(the total batch of UOT paper, section 4.1), or apart, with running statistics of the target alone.",
-    )
-    leaks: Literal["exclude", "keep"] = Field(
-        "exclude", description="Source images that are (nearly) validation or test images of the target."
-    )
-
-
-class LabelledReuse(Reuse):
-    """Train on target and selected source images together, with two heads (UOT paper, Eq. 6)."""
-
-    name: Literal["labelled"]
-    head: Literal["random", "pretraining"] = Field(
-        "random",
-        description="Source head: drawn at random (as in the paper), or started from pre-training's.",
-    )
-
-
-class PseudoLabelledReuse(Reuse):
-    """Reuse without labels: what the target head says of a weakly changed source image is the soft
-    label of the strongly changed one (UOT paper, Eq. 7).
-
-    Weak is the recipe's `augmentation`; strong is the same, then RandAugment (Cubuk et al. 2020),
-    whose two settings the paper leaves open: these are torchvision's.
-    """
-
-    name: Literal["pseudo_labelled"]
-    operations: Count = Field(2, description="Operations of RandAugment, one after the other.")
-    magnitude: Integer = Field(9, ge=0, le=30, description="Strength of its operations.")
-
-
-AnyReuse = Annotated[NoReuse | LabelledReuse | PseudoLabelledReuse, Field(discriminator="name")]
+# Settings that decide which jobs there are, and what they run on.
+UNSEARCHED = ("from_scratch", "gpu")
 
 
 class Recipe(Training):
@@ -141,6 +27,14 @@ class Recipe(Training):
         CrossEntropy(name="cross_entropy"), description="The objective on the target."
     )
     reuse: AnyReuse = Field(NoReuse(name="none"), description="How selected source images take part.")
+    trainable: Literal["all", "head"] = Field(
+        "all", description="What is trained: everything, or the new layers on a frozen backbone."
+    )
+    batch_norm: Literal["trained", "frozen"] = Field(
+        "trained",
+        description="Statistics of batch normalisation: those of the batches, or frozen as pre-training left "
+        "them (its weights are trained all the same).",
+    )
     from_scratch: bool = Field(False, description="Start from random weights: the floor of pre-training.")
     checkpoint: Literal["last", "best"] = Field(
         "last", description="Weights to keep: the last, or the best on the validation part."
@@ -174,18 +68,32 @@ class Recipe(Training):
             )
         return self
 
+    @model_validator(mode="after")
+    def _trains_what_counts(self) -> "Recipe":
+        if self.trainable == "head" and self.from_scratch:
+            raise ValueError("trainable head does not go with from_scratch: the backbone would stay random")
+        if isinstance(self.objective, Rifle) and isinstance(self.initialise, LinearProbe):
+            raise ValueError(
+                "objective rifle does not go with initialise linear_probe, whose head it would lose"
+            )
+        return self
+
     def _first_epochs(self, epochs: int) -> int:
         """How many epochs of so many the first stage takes."""
-        return round(self.initialise.share * epochs) if isinstance(self.initialise, Coin) else 0
+        return round(self._share() * epochs)
+
+    def _share(self) -> float:
+        """The first stage's share of the budget."""
+        return float(getattr(self.initialise, "share", 0))
 
     @model_validator(mode="after")
     def _both_stages_train(self) -> "Recipe":
         epochs = self.budget.epochs
-        if isinstance(self.initialise, Coin) and epochs is not None:
+        if isinstance(self.initialise, Stage) and epochs is not None:
             first = self._first_epochs(epochs)
             if not 0 < first < epochs:
                 raise ValueError(
-                    f"initialise.share {self.initialise.share} of {epochs} epochs leaves a stage without any"
+                    f"initialise.share {self._share()} of {epochs} epochs leaves a stage without any"
                 )
         return self
 
@@ -208,6 +116,11 @@ class Recipe(Training):
     def _rungs_differ(self) -> "Recipe":
         if self.search is None or self.search.halving is None:
             return self
+        if isinstance(self.initialise, Stage):
+            raise ValueError(
+                f"search.halving does not go with initialise {self.initialise.name}, which takes the first "
+                "part of the budget: a trial that stops early would have trained that alone"
+            )
         if self.budget.epochs is None:
             raise ValueError("search.halving stops between epochs; give the budget in epochs")
         epochs = [epochs_until(rung.share, self.budget.epochs) for rung in self.search.rungs()]
@@ -221,11 +134,8 @@ class Recipe(Training):
 
     @model_validator(mode="after")
     def _search_fits(self) -> "Recipe":
-        if self.fit_on == "train+validation":
-            if self.checkpoint == "best":
-                raise ValueError("checkpoint best needs a validation part, and fit_on trains on it")
-            if self.initialise.name != "none":
-                raise ValueError(f"initialise {self.initialise.name} trains on train alone; so must fit_on")
+        if self.fit_on == "train+validation" and self.checkpoint == "best":
+            raise ValueError("checkpoint best needs a validation part, and fit_on trains on it")
         return self
 
     @model_validator(mode="after")
@@ -236,11 +146,6 @@ class Recipe(Training):
         for index, tuned in enumerate(self.tuned):
             for key, value in tuned.values.items():
                 decided[f"tuned[{index}].values.{key}"] = key, [value]
-        if self.initialise.name != "none" and (decided or self.take):
-            raise ValueError(
-                f"search, take and tuned do not go with initialise {self.initialise.name}: that stage would "
-                "need each run's settings; set what was found in a recipe of its own"
-            )
         plain = self.model_dump(mode="json", exclude={"search", "take", "tuned"})
         for where, (key, values) in decided.items():
             for value in values:

@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
-from pipeline.config.model import Config, Experiment
+from pipeline.config.model import NO_SELECTION, Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
 from pipeline.config.search import Rung
 from pipeline.config.selections import AnyUnits, Clusters, Samples
@@ -22,10 +22,27 @@ TRAINING = (
     "accumulate",
     "precision",
     "threads",
+    "gpu",
     "optimiser",
     "schedule",
     "augmentation",
 )
+# What the stage before fine-tuning depends on beside its training.
+STAGE = ("initialise", "batch_norm")
+
+
+class Stage(NamedTuple):
+    """The stage before fine-tuning of a run or trial; equal ones are one job for each seed.
+
+    Attributes:
+        key: Its folder's name.
+        settings: What it is told, without the seed.
+        searches: Selection and recipe of each search that decides some of them.
+    """
+
+    key: str
+    settings: dict[str, Any]
+    searches: tuple[tuple[str, str], ...]
 
 
 def to_json(value: Any) -> str:
@@ -40,6 +57,7 @@ class Resolver:
         self.config = config
         self._runs = {tuple(run.keys().values()): run for run in config.runs()}
         self._gaps = {gap.run: gap for gap in config.gaps()}
+        self._stages: dict[str, Stage] | None = None
 
     def run(self, backbone: str, target: str, selection: str, recipe: str, seed: str | int) -> Run:
         """The run with these keys."""
@@ -169,22 +187,39 @@ class Resolver:
                 return selection.units.plain()
         raise KeyError(key)
 
-    def initialisation_settings(self, recipe: str) -> dict[str, Any]:
-        """The part of a recipe that its first stage depends on."""
-        entry = self.config.recipes[recipe].plain()
-        return {key: entry[key] for key in (*TRAINING, "initialise")}
+    def stage(self, run: Run, trial: str | None = None) -> Stage | None:
+        """The stage before fine-tuning of a run, or of a trial of its recipe's search; None without one."""
+        settings = self.finetuning_settings(run) if trial is None else self.trial_settings(run, trial)
+        if settings["initialise"]["name"] == "none":
+            return None
+        own = {key: settings[key] for key in (*TRAINING, *STAGE, "fit_on")}
+        own["chosen"] = [key for key in settings["chosen"] if key.split(".")[0] in own]
+        taken = [key for key in own["chosen"] if key in self._taken_keys(run.recipe)]
+        searches = []
+        if taken:
+            searches.append((NO_SELECTION, self.config.recipes[run.recipe].take.recipe))  # type: ignore[union-attr]
+        if len(taken) < len(own["chosen"]):
+            searches.append((run.selection, run.recipe))
+        name = own["initialise"]["name"]
+        return Stage(f"{name}-{_short([own, searches])}", own, tuple(searches))
 
-    def initialisation_key(self, recipe: str) -> str:
-        """Folder name of a recipe's first stage: equal stages of several recipes run once."""
-        settings = self.initialisation_settings(recipe)
-        return f"{settings['initialise']['name']}-{_short(settings)}"
+    def stage_of(self, key: str) -> Stage:
+        """The stage of that folder name."""
+        if self._stages is None:
+            stages = [self.stage(run, trial) for run, trial in self.trained()]
+            self._stages = {stage.key: stage for stage in stages if stage}
+        return self._stages[key]
 
-    def initialisation_settings_of(self, key: str) -> dict[str, Any]:
-        """Settings of the stage of that folder name."""
-        for recipe in self.config.recipes:
-            if self.initialisation_key(recipe) == key:
-                return self.initialisation_settings(recipe)
-        raise KeyError(key)
+    def trained(self) -> Iterator[tuple[Run, str | None]]:
+        """Every run, and every trial of the searches that decide settings of runs."""
+        for run in self.config.runs():
+            yield run, None
+            recipe = self.config.recipes[run.recipe]
+            searched = [(run.selection, run.recipe)] if recipe.search else []
+            searched += [(NO_SELECTION, recipe.take.recipe)] if recipe.take else []
+            for selection, name in searched:
+                tried = self.trial_run(run.backbone, run.target, selection, name)
+                yield from ((tried, trial) for trial in self.trials(name))
 
     def finetuning_settings(self, run: Run) -> dict[str, Any]:
         """A run's recipe and keys, the parts it is fitted on and those it predicts."""

@@ -123,6 +123,9 @@ class Training(Settings):
         "float32", description="Arithmetic of the forward pass."
     )
     threads: Count = Field(1, description="CPU threads of the arithmetic; another number gives other bits.")
+    gpu: Count = Field(
+        1, description="GPUs of one machine that train together, each on its part of every batch."
+    )
     optimiser: AnyOptimiser = Field(Sgd(name="sgd"), description="The optimiser.")
     schedule: AnySchedule = Field(CosineSchedule(name="cosine"), description="The learning rate over time.")
     augmentation: Augmentation = Field(Augmentation(), description="Random changes of training images.")

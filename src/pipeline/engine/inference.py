@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.engine.augmentation import Normalisation
+from pipeline.engine.distributed import gather, own_part, world
 
 
 @torch.inference_mode()
@@ -31,13 +32,21 @@ def forward_all(
         batch_size: Images in a forward pass.
 
     Returns:
-        For each tensor of `forward` a float32 array of m rows.
+        For each tensor of `forward` a float32 array of m rows. Processes that train together take a
+        part of the rows each, and all get all of them.
     """
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
+    rows = own_part(rows)
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, max(1, len(rows)), batch_size):
         pixels = torch.from_numpy(images[rows[start : start + batch_size]]).to(device)
         parts.append(tuple(out.float().cpu().numpy() for out in forward(normalise(pixels))))
-    module.train(training)
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    for part, training in modes:
+        part.training = training
+    return tuple(_of_all(np.concatenate(column), device) for column in zip(*parts, strict=True))
+
+
+def _of_all(own: np.ndarray, device: torch.device) -> np.ndarray:
+    """The rows of all processes."""
+    return own if world() == 1 else gather(torch.from_numpy(own).to(device)).cpu().numpy()

@@ -1,13 +1,14 @@
 """Batches of training images out of a memory-mapped cache."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from pipeline.engine.augmentation import Augmentation
+from pipeline.engine.distributed import own_part
 from pipeline.engine.randomness import derive, permutation, uniforms
 from pipeline.tables import Samples
 
@@ -20,13 +21,18 @@ class Batch:
         images: float32 (n, 3, crop, crop), normalised.
         labels: int64 (n,); -1 where there is none.
         samples: Row of each image in its manifest, int64 (n,).
+        joint_size: Images of the batch in all processes that train together.
         views: Further augmentations of the same images, each like `images`.
+        draws: Random numbers of each image in [0, 1), for what is done with it further on, float32
+            (n, d).
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     samples: np.ndarray
+    joint_size: int
     views: tuple[torch.Tensor, ...] = ()
+    draws: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
 class Sampler(Protocol):
@@ -83,6 +89,7 @@ class ImageStream:
             view depend on (seed, epoch, sample, view).
         seed: Seed of the augmentations.
         device: Where batches go.
+        draws: How many further numbers each image has in each epoch.
     """
 
     def __init__(
@@ -95,15 +102,18 @@ class ImageStream:
         augmentations: Sequence[Augmentation],
         seed: int,
         device: torch.device,
+        draws: int = 0,
     ):
         self.images, self.labels, self.samples = images, labels, samples
         self.sample_ids = sample_ids
         self.sampler, self.augmentations = sampler, augmentations
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.draws = seed, device, draws
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch; the same for the same number."""
         for positions in self.sampler.epoch(number):
+            size = len(positions)
+            positions = own_part(positions)
             rows = self.samples[positions]
             pixels = torch.from_numpy(self.images[rows]).to(self.device)
             first, *further = (
@@ -111,7 +121,8 @@ class ImageStream:
                 for view, change in enumerate(self.augmentations)
             )
             labels = torch.from_numpy(self.labels[positions]).to(self.device)
-            yield Batch(first, labels, rows, tuple(further))
+            draws = torch.from_numpy(uniforms(rows, self.draws, self.seed, "draws", number)).to(self.device)
+            yield Batch(first, labels, rows, size, tuple(further), draws)
 
 
 def _spread(generator: np.random.Generator, classes: int, size: int) -> np.ndarray:
@@ -128,15 +139,18 @@ def target_stream(
     preprocessing: Mapping[str, Any],
     seed: int,
     device: torch.device,
+    views: int = 1,
+    draws: int = 0,
 ) -> ImageStream:
-    """Shuffled batches of these rows of a dataset, augmented as `training` says."""
+    """Shuffled batches of these rows of a dataset, in `views` augmentations as `training` says."""
     return ImageStream(
         images=images,
         labels=samples.labels[rows],
         samples=rows,
         sample_ids=samples.ids,
         sampler=Shuffled(len(rows), training["batch_size"], seed),
-        augmentations=[Augmentation(training["augmentation"], preprocessing)],
+        augmentations=[Augmentation(training["augmentation"], preprocessing)] * views,
         seed=seed,
         device=device,
+        draws=draws,
     )

@@ -12,7 +12,7 @@ from pipeline.config.resolve import Resolver
 from pipeline.config.runs import Gap, Run
 from pipeline.config.selections import Classes
 from pipeline.engine.streams import Shuffled
-from pipeline.engine.train import Window
+from pipeline.engine.window import Window
 from pipeline.estimate.images import Count
 
 PRETRAINING, FEATURES, INITIALISATION = "pre-training", "feature extraction", "initialisation"
@@ -118,18 +118,20 @@ def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 def _initialisations(resolver: Resolver, counts: Counts) -> Iterator[Job]:
     """First stages; equal ones of several recipes are one job."""
     made: set[str] = set()
-    for run in resolver.config.runs():
-        if resolver.config.recipes[run.recipe].initialise.name == "none":
+    for run, trial in resolver.trained():
+        stage = resolver.stage(run, trial)
+        if stage is None:
             continue
-        key = resolver.initialisation_key(run.recipe)
-        folder = f"initialisations/{run.backbone}/{run.target}/{key}/seed{run.seed}"
-        if folder in made:
+        folder = f"initialisations/{run.backbone}/{run.target}/{stage.key}/seed{run.seed}"
+        if folder in made or "share" not in stage.settings["initialise"]:
             continue
         made.add(folder)
-        settings = {**resolver.initialisation_settings(run.recipe), "seed": run.seed}
+        settings = {**stage.settings, "seed": run.seed}
         count, share = counts(run.target), (0, settings["initialise"]["share"])
-        images = count and trained_images(settings, count.parts["train"], share)[0]
-        forwards = images and TRAINED * images
+        images = count and trained_images(settings, count.of(settings["fit_on"]), share)[0]
+        # A linear probe passes the backbone forward only.
+        passes = 1 if settings["initialise"]["name"] == "linear_probe" else TRAINED
+        forwards = images and passes * images
         yield Job(INITIALISATION, run.backbone, run.target, images, forwards, folder, settings)
 
 
@@ -237,4 +239,5 @@ def _finetuning(kind: str, settings: dict[str, Any], folder: str, counts: Counts
     if reuse["name"] != "none":
         source = batches * reuse["batch_size"] if reuse["batch_size"] else images
         images += reused_views(reuse["name"]) * source
-    return Job(kind, backbone, target, images, TRAINED * images, folder, settings)
+    passes = 1 if settings["trainable"] == "head" else TRAINED
+    return Job(kind, backbone, target, images, passes * images, folder, settings)

@@ -1,6 +1,5 @@
 """``python -m pipeline.finetuning``."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ def main(
     images: Annotated[Path, typer.Argument(help="Its decoded images (.npy).")],
     weights: Annotated[Path, typer.Argument(help="The backbone to start from.")],
     folder: Annotated[Path, typer.Argument(help="Gets model, history, predictions, features.")],
+    carried: Annotated[Path | None, typer.Option(help="Layers that the stage before hands over.")] = None,
     source_manifest: Annotated[Path | None, typer.Option(help="The source's manifest.")] = None,
     source_images: Annotated[Path | None, typer.Option(help="Its decoded images.")] = None,
     membership: Annotated[Path | None, typer.Option(help="Its images' units.")] = None,
@@ -28,20 +28,19 @@ def main(
 ) -> None:
     """Fine-tune one run; a killed run resumes from its last epoch."""
     with begin("pipeline.finetuning", settings, code) as step:
-        from pipeline.finetuning.chosen import with_chosen
         from pipeline.finetuning.finetune import finetune
         from pipeline.finetuning.reused import SourceFiles
+        from pipeline.tables.chosen import with_chosen
 
         source, inputs = None, {"manifest": manifest, "weights": weights}
         if source_manifest and source_images and membership and selection:
             source = SourceFiles(source_manifest, source_images, membership, selection, leaks)
             inputs |= {"source": source_manifest, "membership": membership, "selection": selection}
             inputs |= {"leaks": leaks} if leaks else {}
-        if chosen:
-            step = replace(step, settings=with_chosen(step.settings, chosen))
-            inputs |= {f"search{number}": path for number, path in enumerate(chosen)}
-        provenance = step.provenance(**inputs)
-        finetune(manifest, images, weights, folder, source, step.settings, provenance, state)
+        inputs |= {"carried": carried} if carried else {}
+        step, searches = with_chosen(step, chosen or [])
+        provenance = step.provenance(**inputs, **searches)
+        finetune(manifest, images, weights, folder, source, step.settings, provenance, state, carried)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from pipeline.engine.device import prepare_device
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, target_stream
-from pipeline.engine.train import DivergedError, Window, Workspace, fit
+from pipeline.engine.train import DivergedError, fit
+from pipeline.engine.window import Window
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError
 from pipeline.finetuning.heads import head_of_pretraining
 from pipeline.finetuning.learner import FineTuning
@@ -24,6 +26,7 @@ from pipeline.finetuning.outputs import write_outputs, write_tables
 from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, reused_images, source_stream
 from pipeline.finetuning.target import Target, open_target
 from pipeline.images.cache import open_images
+from pipeline.initialisation.carried import take_over
 from pipeline.objectives import Start
 from pipeline.progress import log
 from pipeline.provenance import Provenance
@@ -39,6 +42,7 @@ def finetune(
     settings: Mapping[str, Any],
     provenance: Provenance,
     state: Path | None = None,
+    carried: Path | None = None,
 ) -> None:
     """Train one run, or a part of one that may go on.
 
@@ -56,26 +60,29 @@ def finetune(
         provenance: Kept in every file.
         state: Folder of a training that goes on: what was trained there with another ``until`` is not
             trained again. None trains in `folder`, once.
+        carried: Layers that the stage before hands over; None without a stage.
     """
-    device, seed = prepare_device(settings["threads"]), settings["run"]["seed"]
+    device, seed = prepare_device(settings["threads"], settings["gpu"]), settings["run"]["seed"]
     pretrained = load_backbone(weights).to(device)
     target = open_target(manifest, images, pretrained.description.preprocessing, device)
     held_out = target.rows(settings["predict"])
     reused = reused_images(source, settings["reuse"]) if source else None
     learner = _learner(pretrained, target, reused, settings, seed).to(device)
-    streams = _streams(pretrained, target, source, reused, settings, seed)
-    window = _window(streams["target"], settings)
+    if carried:
+        take_over(carried, learner.carried)
+    streams = _streams(learner, target, source, reused, settings, seed)
+    window = _window(streams["target"], settings, learner.objective.cycles)
     kept = KeptEpochs(folder, settings["keep_epochs"], window.epochs, provenance)
     with Workspace(folder, "finetuning", provenance, state, _identity(provenance)) as workspace:
         _fit(learner, target, streams, settings, window, workspace, kept)
-        write_outputs(
-            folder, target.samples, held_out, *target.outputs(learner.backbone, held_out), provenance
-        )
-        write_tables(folder, learner.objective.tables(), provenance)
-        kept.hand_over()
-        save_backbone(folder / "model.safetensors", learner.backbone, provenance)
-        workspace.finish()
-        kept.discard()
+        outputs = target.outputs(learner.backbone, held_out)
+        if workspace.writes:
+            write_outputs(folder, target.samples, held_out, *outputs, provenance)
+            write_tables(folder, learner.objective.tables(), provenance)
+            kept.hand_over()
+            save_backbone(folder / "model.safetensors", learner.backbone, provenance)
+            workspace.finish()
+            kept.discard()
 
 
 def _identity(provenance: Provenance) -> Provenance:
@@ -84,14 +91,17 @@ def _identity(provenance: Provenance) -> Provenance:
     return replace(provenance, settings=settings)
 
 
-def _window(target: ImageStream, settings: Mapping[str, Any]) -> Window:
-    share = settings["initialise"].get("share", 0), 1
+def _window(target: ImageStream, settings: Mapping[str, Any], cycles: int) -> Window:
+    stage = settings["initialise"]
+    share = stage.get("share", 0), 1
     window = Window.of_budget(settings["budget"], target.sampler.batches, settings["accumulate"], share)
+    if cycles > 1 or stage.get("schedule") == "restart":
+        window = window.in_cycles(cycles)
     return window.until(settings["until"])
 
 
 def _streams(
-    pretrained: Backbone,
+    learner: FineTuning,
     target: Target,
     source: SourceFiles | None,
     reused: Reused | None,
@@ -99,9 +109,19 @@ def _streams(
     seed: int,
 ) -> dict[str, ImageStream]:
     """Batches of the target and, with reuse, of the source."""
-    preprocessing, device = pretrained.description.preprocessing, target.device
-    rows = target.samples.training_rows(*settings["fit_on"])
-    stream = target_stream(target.samples, rows, target.pixels, settings, preprocessing, seed, device)
+    preprocessing, device = learner.backbone.description.preprocessing, target.device
+    rows, objective = target.samples.training_rows(*settings["fit_on"]), learner.objective
+    stream = target_stream(
+        target.samples,
+        rows,
+        target.pixels,
+        settings,
+        preprocessing,
+        seed,
+        device,
+        objective.views,
+        objective.draws,
+    )
     if source is None or reused is None:
         return {"target": stream}
     # As many source as target images in each batch unless told (UOT paper, section 4.1).
@@ -154,7 +174,7 @@ def _fit(
         learner.load_state_dict(at_first)
 
 
-def _start(pretrained: Backbone, target: Target) -> Start:
+def _start(pretrained: Backbone, model: Backbone, target: Target, fit_on: Sequence[str]) -> Start:
     """What an objective may know of the backbone before training."""
 
     def source_logits(part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,17 +188,23 @@ def _start(pretrained: Backbone, target: Target) -> Start:
         source_head=copy.deepcopy(pretrained.head),
         source_class_names=pretrained.description.class_names or [],
         source_logits=source_logits,
+        pretrained=pretrained.eval().requires_grad_(False),
+        backbone=model,
+        training=lambda count: target.batches(target.samples.training_rows(*fit_on)[:count]),
     )
 
 
 def _learner(
     pretrained: Backbone, target: Target, reused: Reused | None, settings: Mapping[str, Any], seed: int
 ) -> FineTuning:
-    objective, start = settings["objective"], _start(pretrained, target)
-    description = replace(pretrained.description, projection=None, class_names=start.class_names)
-    model = build_backbone(description, seed)
+    classes = target.samples.class_names
+    description = replace(pretrained.description, projection=None, class_names=classes)
+    model = build_backbone(description, seed).to(target.device)
     if not settings["from_scratch"]:
         model.encoder.load_state_dict(pretrained.encoder.state_dict())
+    frozen = "statistics" if settings["batch_norm"] == "frozen" else "nothing"
+    model.freeze("encoder" if settings["trainable"] == "head" else frozen)
+    objective, start = settings["objective"], _start(pretrained, model, target, settings["fit_on"])
     with seeded(seed, "learner"):
         component = importlib.import_module(f"pipeline.objectives.{objective['name']}")
         loss = component.build(objective, start)

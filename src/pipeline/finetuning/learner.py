@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from pipeline.backbones.backbone import Backbone
+from pipeline.engine.distributed import gather
+from pipeline.engine.learner import Learner, Loss
 from pipeline.engine.streams import Batch
 from pipeline.objectives import Objective, TargetOutputs
 from pipeline.reuse import Reuse, SourceOutputs
 
 
-class FineTuning(nn.Module):
+class FineTuning(Learner):
     """The objective on the target, plus the loss of reused source images (UOT paper, Eq. 6 and 7).
 
     Args:
@@ -36,20 +39,38 @@ class FineTuning(nn.Module):
         assert backbone.head is not None
         self.backbone, self.objective, self.reuse = backbone, objective, reuse
         self.batch_norm = batch_norm
-        self.heads: list[nn.Module] = [backbone.head, *objective.heads, *(reuse.heads if reuse else [])]
+        self.heads = (backbone.head, *objective.heads, *(reuse.heads if reuse else []))
         self.pretrained = objective.pretrained
+        self._seen: dict[str, torch.Tensor] = {}
+        for name in objective.layers:
+            backbone.encoder.get_submodule(name).register_forward_hook(partial(self._see, name))
+        projectors = [("projector", objective.projector)] if objective.projector else []
+        self.carried = (("head", backbone.head), *projectors)
 
-    def loss(self, batches: Mapping[str, Batch]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batches: Mapping[str, Batch]) -> Loss:
         """The total, and its parts: accuracy on the batch, the objective's own, the source's."""
         target, source = batches["target"], batches.get("source")
         features, source_features = self._features(target, source)
         head = self.backbone.head
         assert head is not None
+        features, labels = gather(features), gather(target.labels)
         logits = head(features)
-        loss, parts = self.objective(TargetOutputs(target.images, target.labels, features, logits))
-        parts = {"top1": (logits.argmax(1) == target.labels).float().mean(), **parts}
+        outputs = TargetOutputs(
+            images=target.images,
+            labels=labels,
+            features=features,
+            logits=logits,
+            backbone=self.backbone,
+            draws=gather(target.draws),
+            views=target.views,
+            layers={name: maps[: len(target.labels)] for name, maps in self._seen.items()},
+        )
+        self._seen.clear()
+        loss, parts = self.objective(outputs)
+        parts = {"top1": (logits.argmax(1) == labels).float().mean(), **parts}
         if source is not None and self.reuse is not None:
-            reused = self.reuse(SourceOutputs(source_features, source.labels, head))
+            views = tuple(map(gather, source_features))
+            reused = self.reuse(SourceOutputs(views, gather(source.labels), head))
             parts |= {"objective": loss, "reuse": reused}
             loss = loss + reused
         return loss, parts
@@ -72,8 +93,18 @@ class FineTuning(nn.Module):
         features = self.backbone(together.contiguous(memory_format=torch.channels_last))
         return list(features.split([len(batch) for batch in images]))
 
+    def _see(self, name: str, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        """Keep what a layer gave until the objective has had it; the target passes last, or first of all."""
+        if self.training:
+            self._seen[name] = output
+
+    def begin_cycle(self, number: int) -> None:
+        """A cycle of the schedule begins."""
+        self.objective.begin_cycle(number, self.backbone)
+
     def after_step(self) -> None:
-        """Nothing to do."""
+        """The optimiser has moved."""
+        self.objective.after_step(self.backbone)
 
 
 @contextmanager

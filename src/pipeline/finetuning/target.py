@@ -1,6 +1,6 @@
 """The target of a run: its images, and what a model says of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ class Target:
 
         logits, features = forward_all(model, forward, self.pixels, rows, self.normalise, self.device)
         return logits, features
+
+    def batches(self, rows: np.ndarray, size: int = 64) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The given rows as the network takes them, not augmented, and their labels, int64."""
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            pixels = torch.from_numpy(self.pixels[part]).to(self.device)
+            yield self.normalise(pixels), torch.from_numpy(self.samples.labels[part]).to(self.device)
 
     def accuracy(self, model: Backbone, rows: np.ndarray) -> float:
         """Share of the given rows whose class the model's head says."""

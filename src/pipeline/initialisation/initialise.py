@@ -5,15 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.files import load_backbone, save_backbone
 from pipeline.engine.device import prepare_device
+from pipeline.engine.learner import Learner
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import target_stream
-from pipeline.engine.train import Window, Workspace, fit
+from pipeline.engine.train import fit
+from pipeline.engine.window import Window
+from pipeline.engine.workspace import Workspace
 from pipeline.images.cache import open_images
+from pipeline.initialisation.carried import save_carried
 from pipeline.provenance import Provenance
-from pipeline.tables import read_samples
+from pipeline.tables import Samples, read_samples
 
 
 def initialise(
@@ -30,24 +35,51 @@ def initialise(
         manifest: The target's manifest.
         images: Its decoded images.
         weights: The backbone to start from.
-        folder: Gets ``weights.safetensors``, ``history.parquet`` and ``timings.parquet``.
-        settings: The training part of a recipe with ``initialise`` and ``seed``.
+        folder: Gets ``weights.safetensors``, ``carried.safetensors``, ``history.parquet`` and
+            ``timings.parquet``.
+        settings: The training part of a recipe with ``initialise``, ``batch_norm``, ``fit_on`` and ``seed``.
         provenance: Kept in every file.
     """
-    device, seed, stage = prepare_device(settings["threads"]), settings["seed"], settings["initialise"]
+    device = prepare_device(settings["threads"], settings["gpu"])
+    seed, stage = settings["seed"], settings["initialise"]
     samples = read_samples(manifest)
     backbone = load_backbone(weights).to(device)
+    if settings["batch_norm"] == "frozen":
+        backbone.freeze("statistics")
     component = importlib.import_module(f"pipeline.initialisation.{stage['name']}")
     with seeded(seed, "initialisation"):
-        learner = component.build(backbone, stage).to(device)
-    preprocessing = backbone.description.preprocessing
-    pixels = open_images(images, len(samples.ids))
-    stream = target_stream(samples, samples.training_rows(), pixels, settings, preprocessing, seed, device)
+        learner = component.build(backbone, stage, samples.class_names).to(device)
+    with Workspace(folder, stage["name"], provenance) as workspace:
+        if "share" in stage:
+            _train(learner, backbone, samples, images, settings, workspace)
+        if workspace.writes:
+            save_backbone(folder / "weights.safetensors", backbone, provenance)
+            save_carried(folder / "carried.safetensors", learner.carried, provenance)
+        workspace.finish()
+
+
+def _train(
+    learner: Learner,
+    backbone: Backbone,
+    samples: Samples,
+    images: Path,
+    settings: Mapping[str, Any],
+    workspace: Workspace,
+) -> None:
+    stage = settings["initialise"]
+    stream = target_stream(
+        samples,
+        samples.training_rows(*settings["fit_on"]),
+        open_images(images, len(samples.ids)),
+        settings,
+        backbone.description.preprocessing,
+        settings["seed"],
+        next(backbone.parameters()).device,
+    )
     window = Window.of_budget(
         settings["budget"], stream.sampler.batches, settings["accumulate"], (0, stage["share"])
     )
+    if stage["schedule"] == "restart":
+        window = window.in_cycles(1)
     optimiser = Optimiser(settings["optimiser"], backbone.encoder, learner.heads)
-    with Workspace(folder, stage["name"], provenance) as workspace:
-        fit(learner, optimiser, {"target": stream}, settings, window, workspace)
-        save_backbone(folder / "weights.safetensors", backbone, provenance)
-        workspace.finish()
+    fit(learner, optimiser, {"target": stream}, settings, window, workspace)

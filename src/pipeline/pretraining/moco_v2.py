@@ -1,4 +1,4 @@
-"""Momentum contrast, version 2 (Chen et al. 2020; He et al. 2020), one process.
+"""Momentum contrast, version 2 (Chen et al. 2020; He et al. 2020).
 
 The UOT paper's self-supervised backbone is MoCo-v2 with 128 dimensions (section 4.1). The authors'
 shuffling of batch normalisation needs several devices and is left out.
@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from torch import nn
 
 from pipeline.backbones.backbone import Backbone
+from pipeline.engine.distributed import gather
+from pipeline.engine.learner import Learner, Loss
 from pipeline.engine.streams import Batch
 from pipeline.errors import PipelineError
 
 VIEWS = 2
 
 
-def build(backbone: Backbone, settings: Mapping[str, Any]) -> nn.Module:
+def build(backbone: Backbone, settings: Mapping[str, Any]) -> Learner:
     """A learner that trains the backbone and its projection against a momentum copy.
 
     Raises:
@@ -32,7 +33,7 @@ def build(backbone: Backbone, settings: Mapping[str, Any]) -> nn.Module:
     return MoCoV2(backbone, settings["queue"], settings["momentum"], settings["temperature"])
 
 
-class MoCoV2(nn.Module):
+class MoCoV2(Learner):
     """InfoNCE between two views, with negatives from a queue of earlier keys.
 
     Attributes:
@@ -47,19 +48,19 @@ class MoCoV2(nn.Module):
         super().__init__()
         assert backbone.projection is not None
         self.backbone = backbone
-        self.heads: list[nn.Module] = [backbone.projection]
+        self.heads = (backbone.projection,)
         self.key_encoder = copy.deepcopy(backbone).requires_grad_(False)
         self.momentum, self.temperature = momentum, temperature
         dimensions = backbone.description.projection["dimensions"]  # type: ignore[index]
         self.register_buffer("queue", functional.normalize(torch.randn(size, dimensions), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
-    def loss(self, batches: Mapping[str, Batch]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batches: Mapping[str, Batch]) -> Loss:
         """InfoNCE of the source batch, and how often the positive scores highest."""
         batch = batches["source"]
-        queries = self._embed(self.backbone, batch.images)
+        queries = gather(self._embed(self.backbone, batch.images))
         with torch.no_grad():
-            keys = self._embed(self.key_encoder, batch.views[0])
+            keys = gather(self._embed(self.key_encoder, batch.views[0]))
         positives = (queries * keys).sum(1, keepdim=True)
         # Under autocast the product would come in bfloat16, too coarse once divided by the temperature.
         with torch.autocast(queries.device.type, enabled=False):

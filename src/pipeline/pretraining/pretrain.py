@@ -18,7 +18,9 @@ from pipeline.engine.inference import forward_all
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, Shuffled
-from pipeline.engine.train import Window, Workspace, fit
+from pipeline.engine.train import fit
+from pipeline.engine.window import Window
+from pipeline.engine.workspace import Workspace
 from pipeline.images.cache import open_images
 from pipeline.provenance import Provenance
 from pipeline.tables import Samples, read_samples
@@ -40,7 +42,7 @@ def pretrain(
         provenance: What goes into every file.
     """
     method, seed = settings["method"], settings["seed"]
-    device = prepare_device(method["threads"])
+    device = prepare_device(method["threads"], method["gpu"])
     samples = read_samples(manifest)
     pixels = open_images(images, len(samples.ids))
     backbone = build_backbone(_description(settings, samples), seed).to(device)
@@ -71,10 +73,11 @@ def pretrain(
             evaluate=_evaluation(backbone, samples, pixels, settings, device),
             after_epoch=lambda epoch: kept.keep(epoch, backbone),
         )
-        kept.hand_over()
-        save_backbone(folder / WEIGHTS, backbone, provenance)
-        workspace.finish()
-        kept.discard()
+        if workspace.writes:
+            kept.hand_over()
+            save_backbone(folder / WEIGHTS, backbone, provenance)
+            workspace.finish()
+            kept.discard()
 
 
 def _description(settings: Mapping[str, Any], samples: Samples) -> Description:
