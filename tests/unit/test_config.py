@@ -68,9 +68,9 @@ experiments:
   - {name: second, backbones: [early], targets: [birds], recipes: [plain, coin], seeds: [0, 1, 2]}
 """
 RECIPE_KEYS = (
-    "budget, batch_size, accumulate, precision, threads, optimiser, schedule, augmentation, "
-    "evaluate_every, initialise, objective, reuse, from_scratch, checkpoint, keep_epochs, fit_on, tuned, "
-    "take, search"
+    "budget, batch_size, accumulate, precision, threads, gpu, optimiser, schedule, augmentation, "
+    "evaluate_every, initialise, objective, reuse, trainable, batch_norm, from_scratch, checkpoint, "
+    "keep_epochs, fit_on, tuned, take, search"
 )
 SGD_KEYS = "name, learning_rate, momentum, nesterov, weight_decay, head_ratio, groups"
 NAME = "letters, digits, '_', '-' and '.', the first a letter or a digit"
@@ -151,7 +151,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown kind": (
         {"recipes.coin.initialise.name": "coyn"},
-        "recipes.coin.initialise.name: found 'coyn'; allowed: none, coin; did you mean 'coin'?",
+        "recipes.coin.initialise.name: found 'coyn'; allowed: none, coin, linear_probe, noisy_tune; "
+        "did you mean 'coin'?",
     ),
     "unknown torchvision set": (
         {"datasets.birds": {"format": "torchvision", "name": "CIFAR1O"}},
@@ -171,7 +172,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "number as a kind": (
         {"recipes.coin.initialise.name": 3},
-        "recipes.coin.initialise.name: found 3; allowed: none, coin",
+        "recipes.coin.initialise.name: found 3; allowed: none, coin, linear_probe, noisy_tune",
     ),
     "unknown choice": (
         {"recipes.plain.checkpoint": "latest"},
@@ -715,7 +716,17 @@ def test_keys_of_units_stay_as_they_are() -> None:
     ],
 )
 def test_equal_first_stages_share_a_folder(changes: dict[str, Any], same: bool) -> None:
-    resolve = Resolver(load_config(edited(changes)))
+    config = edited(changes)
+    config["experiments"].append(
+        {
+            "name": "third",
+            "backbones": ["small"],
+            "targets": ["birds"],
+            "selections": ["uot"],
+            "recipes": ["both"],
+        }
+    )
+    resolve = Resolver(load_config(config))
     stages = {run.recipe: resolve.stage(run) for run in resolve.config.runs()}
     coin, both = stages["coin"], stages["both"]
     assert coin is not None

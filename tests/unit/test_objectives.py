@@ -121,7 +121,8 @@ def test_loss_and_gradient(values: Any) -> None:
     features = torch.tensor(values["batch_source_logits"], dtype=torch.float32, requires_grad=True)
     logits = torch.tensor(values["batch_target_logits"], dtype=torch.float32)
     labels = torch.from_numpy(values["batch_labels"])
-    loss, shown = objective(TargetOutputs(torch.empty(8, 0), labels, features, logits))
+    outputs = TargetOutputs(torch.empty(8, 0), labels, features, logits, None, torch.empty(8, 0))
+    loss, shown = objective(outputs)
     assert loss.item() == pytest.approx(float(values["total"]), rel=1e-6)
     assert shown["cross_entropy"].item() == pytest.approx(float(values["target_ce"]), rel=1e-6)
     assert shown["co_tuning"].item() == pytest.approx(float(values["cotuning_loss"]), rel=1e-6)
@@ -146,7 +147,14 @@ def start() -> Callable[..., Start]:
             return drawn.astype(np.float32), chosen
 
         return Start(
-            4, ["cat", "dog", "emu"], nn.Linear(4, 5) if head else None, list("vwxyz"), source_logits
+            width=4,
+            class_names=["cat", "dog", "emu"],
+            source_head=nn.Linear(4, 5) if head else None,
+            source_class_names=list("vwxyz"),
+            source_logits=source_logits,
+            pretrained=None,
+            backbone=None,
+            training=lambda count: iter(()),
         )
 
     return make
