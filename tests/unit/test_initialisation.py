@@ -1,4 +1,4 @@
-"""The stage before fine-tuning: what each does to the weights, what it hands over, how the schedule runs on."""
+"""The stage before fine-tuning: what each does to the weights, what it hands over, its schedule."""
 
 from collections.abc import Callable
 from pathlib import Path
