@@ -24,6 +24,11 @@ hypothesis_settings.load_profile("graftune")
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How hard to try what chance decides."""
+    parser.addoption("--kills", type=int, default=10, help="Random kills of training steps (ten by default).")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A dataset as training reads it, with what the files hold.

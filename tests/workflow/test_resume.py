@@ -33,7 +33,10 @@ REUSE = {
 EPOCHS = 60
 PREPROCESSING = {"resize": 20, "crop": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 ARCHITECTURE = {"name": "small_resnet", "widths": [8, 16], "blocks": 1, "stem_stride": 2}
-COIN = {"name": "coin", "share": 0.5, "temperature": 0.3, "projection": 8, "hidden": None}
+COIN = {
+    **{"name": "coin", "share": 0.5, "schedule": "joint"},
+    **{"temperature": 0.3, "projection": 8, "hidden": None},
+}
 RUN = {"backbone": "small", "target": "target", "selection": "some", "recipe": "reuse", "seed": 0}
 
 
@@ -117,12 +120,13 @@ def chains(
     make_dataset: Callable[..., Any],
     training: Callable[..., Any],
     record: Provenance,
+    request: pytest.FixtureRequest,
 ) -> Iterator[dict[str, tuple[Chain, Path, list[Future[None]]]]]:
     """All steps, undisturbed and disturbed, two processes at a time."""
     root = tmp_path_factory.mktemp("resume")
     source = make_dataset(root / "source", classes=6, parts=(20, 4, 0), size=20)
     target = make_dataset(root / "target", classes=4, parts=(24, 5, 5), size=20, seed=1)
-    made = steps(root, source, target, training, record)
+    made = steps(root, source, target, training, record, request.config.getoption("kills"))
     for name in made:
         (root / name).mkdir()
     with ThreadPoolExecutor(2) as pool:
@@ -141,9 +145,9 @@ def chains(
 
 
 def steps(
-    root: Path, source: Any, target: Any, training: Callable[..., Any], record: Provenance
+    root: Path, source: Any, target: Any, training: Callable[..., Any], record: Provenance, kills: int
 ) -> dict[str, Chain]:
-    """The three commands that train, with small settings."""
+    """The three commands that train, with small settings and so many kills in all."""
     weights = root / "weights.safetensors"
     description = Description(ARCHITECTURE, PREPROCESSING, None, ["a", "b"])
     save_backbone(weights, build_backbone(description, 0), record)
@@ -168,22 +172,26 @@ def steps(
         "seed": 0,
         "method": common | {"name": "supervised"},
     }
+    parts = {"initialise": COIN, "batch_norm": "trained", "fit_on": ["train"]}
     contrastive = augmentation | {"resized_crop": [0.3, 1.0], "colour_jitter": 0.4, "grey": 0.2}
-    first = common | {"augmentation": contrastive, "initialise": COIN, "seed": 0}
-    second = common | {
-        "budget": {"epochs": 2 * EPOCHS, "iterations": None},
-        "initialise": COIN,
-        "objective": {"name": "cross_entropy", "label_smoothing": 0.0},
-        "reuse": REUSE,
-        "from_scratch": False,
-        "checkpoint": "best",
-        "fit_on": ["train"],
-        "predict": ["validation", "test"],
-        "may_diverge": False,
-        "until": 1.0,
-        "keep_epochs": [EPOCHS + 1],
-        "run": RUN,
-    }
+    first = common | parts | {"augmentation": contrastive, "seed": 0}
+    second = (
+        common
+        | parts
+        | {
+            "budget": {"epochs": 2 * EPOCHS, "iterations": None},
+            "objective": {"name": "cross_entropy", "label_smoothing": 0.0},
+            "reuse": REUSE,
+            "trainable": "all",
+            "from_scratch": False,
+            "checkpoint": "best",
+            "predict": ["validation", "test"],
+            "may_diverge": False,
+            "until": 1.0,
+            "keep_epochs": [EPOCHS + 1],
+            "run": RUN,
+        }
+    )
     reuse = [
         *("--source-manifest", str(source.manifest), "--source-images", str(source.images)),
         *("--membership", str(root / "membership.parquet"), "--selection", str(root / "selection.parquet")),
@@ -201,21 +209,21 @@ def steps(
             command("finetuning", *start, *reuse, values=second),
             ["model.safetensors", "checkpoints", "predictions.parquet", "features.parquet", *tables],
             EPOCHS,
-            [kill, kill, term, kill, kill],
+            [kill, term, *[kill] * (kills - 1 - 2 * (kills // 3))],
             first_epoch=EPOCHS,
         ),
         "pretraining": Chain(
             command("pretraining", *source.paths, "{folder}", values=pretraining),
             ["weights.safetensors", "checkpoints", *tables],
             EPOCHS,
-            [kill, kill, kill],
+            [kill] * (kills // 3),
             beside=True,
         ),
         "initialisation": Chain(
             command("initialisation", *start, values=first | {"budget": second["budget"]}),
-            ["weights.safetensors", *tables],
+            ["weights.safetensors", "carried.safetensors", *tables],
             EPOCHS,
-            [kill, kill, kill],
+            [kill] * (kills // 3),
         ),
     }
 
@@ -249,7 +257,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {os.path.relpath(path, folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_ten_kills(chains: dict[str, Any]) -> None:
+def test_as_many_kills_as_asked_for(chains: dict[str, Any], request: pytest.FixtureRequest) -> None:
     signals = [ending for chain, _, _ in chains.values() for ending in chain.signals]
-    assert signals.count(signal.SIGKILL) == 10
+    assert signals.count(signal.SIGKILL) == request.config.getoption("kills")
     assert signal.SIGTERM in signals

@@ -21,6 +21,8 @@ def with_chosen(step: Any, searches: Sequence[Path]) -> tuple[Any, dict[str, Pat
         PipelineError: If no search decided one of them, or a search did not choose one trial.
     """
     values = {key: value for search in searches for key, value in _chosen_values(search).items()}
+    if not searches:
+        return step, {}
     wanted = step.settings["chosen"]
     for key in wanted:
         if key not in values:
