@@ -33,6 +33,7 @@ from pipeline.provenance import Provenance
 from pipeline.tables import read_samples, read_table
 
 CPU = torch.device("cpu")
+RECORDS = ["distances.parquet", "history.parquet", "timings.parquet"]
 PLAIN = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
@@ -788,7 +789,7 @@ def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
 
 def test_history_and_timings(tmp_path: Path, train: Callable[..., Toy]) -> None:
     learner = train(tmp_path, finish=True, budget=budget(epochs=2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.parquet", "timings.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == RECORDS
     history = read_table("history", tmp_path / "history.parquet").to_pylist()
     assert [(row["epoch"], row["step"], row["metric"]) for row in history] == [
         (epoch, 3 * epoch, metric) for epoch in (1, 2) for metric in ("loss", "top1", "learning_rate")
@@ -804,6 +805,12 @@ def test_history_and_timings(tmp_path: Path, train: Callable[..., Toy]) -> None:
     ]
     assert all(row["seconds"] >= 0 for row in timings)
     assert learner.steps == 6
+    distances = read_table("distances", tmp_path / "distances.parquet").to_pylist()
+    assert [(row["stage"], row["epoch"], row["weight"]) for row in distances] == [
+        ("training", epoch, "1.weight") for epoch in (1, 2)
+    ]
+    moved = learner.encoder[1].weight - Toy().encoder[1].weight
+    assert distances[1]["distance"] == pytest.approx(float(moved.square().sum().sqrt()), rel=1e-6)
 
 
 def test_epoch_means_are_weighted_by_images(tmp_path: Path, train: Callable[..., Toy]) -> None:
@@ -1006,7 +1013,7 @@ def test_killed_writers_leave_nothing_behind(tmp_path: Path, train: Callable[...
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"half a file")
     train(tmp_path, finish=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["history.parquet", "kept", "timings.parquet"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*RECORDS, "kept"])
 
 
 def test_one_process_trains_in_a_folder(tmp_path: Path, record: Provenance) -> None:

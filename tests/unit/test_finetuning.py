@@ -204,8 +204,9 @@ def test_run_writes_model_predictions_and_features(
     tuned: Callable[..., Path], target: Any, record: Provenance
 ) -> None:
     folder = tuned()
-    names = ["checkpoints", "features.parquet", "history.parquet", "model.safetensors", "predictions.parquet"]
-    assert sorted(path.name for path in folder.iterdir()) == [*names, "timings.parquet"]
+    tables = ["distances", "features", "history", "predictions", "timings"]
+    names = ["checkpoints", "model.safetensors", *(f"{table}.parquet" for table in tables)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     held_out = np.flatnonzero(target.split != "train")
     predictions = read_table("predictions", folder / "predictions.parquet")
     assert predictions["sample_id"].to_pylist() == [target.ids[row] for row in held_out]

@@ -197,7 +197,7 @@ def steps(
         *("--membership", str(root / "membership.parquet"), "--selection", str(root / "selection.parquet")),
     ]
     kill, term = signal.SIGKILL, signal.SIGTERM
-    tables = ["history.parquet", "timings.parquet"]
+    tables = ["history.parquet", "timings.parquet", "distances.parquet"]
 
     def command(step: str, *paths: Path | str, values: dict[str, Any]) -> list[str]:
         settings = json.dumps(values).replace("{", "{{").replace("}", "}}")

@@ -30,6 +30,7 @@ rule initialise:
         carried=f"{INITIALISATION}/carried.safetensors",
         history=f"{INITIALISATION}/history.parquet",
         timings=f"{INITIALISATION}/timings.parquet",
+        distances=f"{INITIALISATION}/distances.parquet",
     params:
         folder=subpath(output.weights, parent=True),
         options=chosen_options,
@@ -119,6 +120,7 @@ rule finetune:
         checkpoints=directory(f"{RUN}/checkpoints"),
         history=f"{RUN}/history.parquet",
         timings=f"{RUN}/timings.parquet",
+        distances=f"{RUN}/distances.parquet",
         predictions=f"{RUN}/predictions.parquet",
         features=f"{RUN}/features.parquet",
     params:

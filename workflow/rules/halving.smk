@@ -29,6 +29,7 @@ use rule finetune as trial_to_rung with:
         checkpoints=temp(directory(f"{RUNG}/checkpoints")),
         history=f"{RUNG}/history.parquet",
         timings=f"{RUNG}/timings.parquet",
+        distances=temp(f"{RUNG}/distances.parquet"),
         predictions=f"{RUNG}/predictions.parquet",
         features=temp(f"{RUNG}/features.parquet"),
     params:

@@ -9,6 +9,7 @@ rule pretrain:
         weights="results/backbones/{backbone}/weights.safetensors",
         history="results/backbones/{backbone}/history.parquet",
         timings="results/backbones/{backbone}/timings.parquet",
+        distances="results/backbones/{backbone}/distances.parquet",
         checkpoints=directory("results/backbones/{backbone}/checkpoints"),
     params:
         folder=subpath(output.weights, parent=True),

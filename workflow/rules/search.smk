@@ -18,6 +18,7 @@ use rule finetune as trial with:
         checkpoints=temp(directory(f"{TRIAL}/checkpoints")),
         history=f"{TRIAL}/history.parquet",
         timings=f"{TRIAL}/timings.parquet",
+        distances=temp(f"{TRIAL}/distances.parquet"),
         predictions=f"{TRIAL}/predictions.parquet",
         features=temp(f"{TRIAL}/features.parquet"),
     params:

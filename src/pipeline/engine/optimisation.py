@@ -31,7 +31,7 @@ class Optimiser:
         heads: Iterable[nn.Module],
         pretrained: Iterable[nn.Module] = (),
     ):
-        self.settings = settings
+        self.settings, self.backbone = settings, backbone
         self.groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in backbone.named_parameters():
             if parameter.requires_grad:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.engine.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.engine.distances import Distances
 from pipeline.engine.distributed import rank, world
 from pipeline.engine.learner import Learner, Loss
 from pipeline.engine.optimisation import Optimiser, rate_factor
@@ -60,6 +61,7 @@ def fit(
         DivergedError: If the loss is not finite: step, samples of the batch, and advice.
         PipelineError: If the memory of the device is full: what to change.
     """
+    distances = Distances(optimiser.backbone)
     position = _resume(learner, optimiser, workspace, window)
     epochs = _Epochs(learner, optimiser, streams, training, window)
     last_epoch = window.epochs[-1]
@@ -72,6 +74,7 @@ def fit(
             step = min(window.last, (epoch + 1) * window.per_epoch)
             workspace.add_metrics(epoch + 1, step, "train", rows)
             workspace.add_timing(epoch + 1, images, seconds, _device_name(learner))
+            workspace.add_distances(epoch + 1, distances.now())
             is_last = epoch + 1 == last_epoch and window.ends
             if evaluate and ((epoch + 1) % training["evaluate_every"] == 0 or is_last):
                 metrics = evaluate()
@@ -260,19 +263,17 @@ def _resume(learner: nn.Module, optimiser: Optimiser, workspace: Workspace, wind
             "epoch": window.first // window.per_epoch,
             "step": window.first,
             "best": float("-inf"),
-            "history": 0,
-            "timings": 0,
+            "records": [0] * len(workspace.records),
         }
     else:
         log.info("%s: resumed after epoch %d", workspace.stage, position["epoch"])
-    workspace.go_back(position["history"], position["timings"])
+    workspace.go_back(position["records"])
     return position
 
 
 def _save(learner: nn.Module, optimiser: Optimiser, workspace: Workspace, position: dict[str, Any]) -> None:
     if workspace.writes:
-        position["history"] = workspace.history.size()
-        position["timings"] = workspace.timings.size()
+        position["records"] = workspace.sizes()
         save_checkpoint(workspace.resume, learner, optimiser, workspace.digest, position)
 
 

@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,7 +20,7 @@ class Workspace:
     Where several processes train together, the first of them alone writes.
 
     Attributes:
-        folder: Holds ``history.jsonl`` and ``timings.jsonl``, in the end the tables.
+        folder: Holds ``history.jsonl``, ``timings.jsonl`` and ``distances.jsonl``, in the end the tables.
         stage: Name of the stage in history and timings.
         provenance: What this training is; its checkpoints are good for no other.
         state: Holds what a killed run resumes from, and keeps it at the end, for one that goes on with
@@ -38,6 +38,8 @@ class Workspace:
         self.folder = Path(self.folder)
         self.history = Record("history", self.folder / "history.parquet")
         self.timings = Record("timings", self.folder / "timings.parquet")
+        self.distances = Record("distances", self.folder / "distances.parquet")
+        self.records = (self.history, self.timings, self.distances)
         place = self.state or self.folder
         self.resume = place / "resume.safetensors"
         self.best = place / "best.safetensors"
@@ -82,11 +84,15 @@ class Workspace:
         if self._held is not None:
             self._held.close()
 
-    def go_back(self, history: int, timings: int) -> None:
-        """Forget what came after so many bytes of history and timings."""
-        if self.writes:
-            self.history.truncate(history)
-            self.timings.truncate(timings)
+    def sizes(self) -> list[int]:
+        """Bytes of each record so far."""
+        return [record.size() for record in self.records]
+
+    def go_back(self, sizes: Sequence[int]) -> None:
+        """Forget what came after so many bytes of each record."""
+        for record, size in zip(self.records, sizes, strict=True):
+            if self.writes:
+                record.truncate(size)
 
     def add_metrics(self, epoch: int, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Append metrics of one epoch to the history."""
@@ -101,23 +107,32 @@ class Workspace:
         if self.writes:
             self.timings.append([{**row, "seconds": round(seconds, 4), "device": device}])
 
+    def add_distances(self, epoch: int, distances: Mapping[str, float]) -> None:
+        """Append how far each weight has come by an epoch."""
+        if self.writes:
+            self.distances.append(
+                [
+                    {"stage": self.stage, "epoch": epoch, "weight": name, "distance": distance}
+                    for name, distance in distances.items()
+                ]
+            )
+
     def finish(self) -> None:
-        """Write the tables of history and timings; remove what only a training that goes on needs."""
+        """Write the tables of the records; remove what only a training that goes on needs."""
         if not self.writes:
             return
-        self.history.finish(self.provenance)
-        self.timings.finish(self.provenance)
+        for record in self.records:
+            record.finish(self.provenance)
         for lines, kept in self._lines_elsewhere():
             shutil.copyfile(lines, kept)
         if self.state is None:
             self.resume.unlink(missing_ok=True)
             self.best.unlink(missing_ok=True)
-        self.history.discard()
-        self.timings.discard()
+        for record in self.records:
+            record.discard()
 
     def _lines_elsewhere(self) -> list[tuple[Path, Path]]:
         """Lines of this training, and where the state keeps them."""
         if self.state is None:
             return []
-        lines = (self.history.lines, self.timings.lines)
-        return [(path, self.state / path.name) for path in lines]
+        return [(record.lines, self.state / record.lines.name) for record in self.records]

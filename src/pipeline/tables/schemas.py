@@ -150,6 +150,10 @@ SCHEMAS: dict[str, TableSchema] = {
             "value": pa.float64(),
         },
     ),
+    "distances": TableSchema(
+        "stage, epoch and weight of the backbone: the norm of its change since the stage began",
+        {"stage": NAME, "epoch": pa.int32(), "weight": NAME, "distance": pa.float64()},
+    ),
     "timings": TableSchema(
         "stage and epoch",
         {
