@@ -326,6 +326,7 @@ STEPS = {
         "pipeline.reuse.labelled",
         RESNET,
     ),
+    "finetune by contrast": ("pipeline.finetuning", "pipeline.objectives.core_tuning", RESNET),
     "finetune with pseudo-labels": (
         "pipeline.finetuning",
         "pipeline.objectives.co_tuning",
@@ -337,7 +338,7 @@ STEPS = {
     "domain gap": ("pipeline.analysis.domain_gap", "pipeline.reuse.labelled", RESNET),
     "gap and accuracy": ("pipeline.analysis.gap_and_accuracy",),
 }
-FINE_TUNING = {"finetune", "finetune with reuse", "finetune with pseudo-labels"}
+FINE_TUNING = {"finetune", "finetune with reuse", "finetune by contrast", "finetune with pseudo-labels"}
 TRAINING = FINE_TUNING | {"pretrain", "pretrain by contrast", "initialise"}
 COVERED_BY = {
     "selection.uot": {"select by UOT", "explain by UOT"},
@@ -357,7 +358,12 @@ COVERED_BY = {
     "recall.figures": {"recall"},
     "claims.intervals": {"claims"},
     "objectives.cross_entropy": {"finetune", "finetune with reuse"},
-    "objectives.contrastive": {"initialise"},
+    "objectives.contrastive": {"initialise", "finetune by contrast"},
+    "objectives.core_tuning": {"finetune by contrast"},
+    "objectives.mixup": {"finetune by contrast"},
+    "objectives.pairs": {"finetune by contrast"},
+    "objectives.scl": set(),
+    "objectives.bi_tuning": set(),
     "objectives.co_tuning": {"finetune with pseudo-labels"},
     "objectives.relationship": {"finetune with pseudo-labels"},
     "reuse.labelled": {"finetune with reuse", "domain gap"},

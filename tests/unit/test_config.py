@@ -19,7 +19,7 @@ from pipeline.config.documentation import PAGE, SCHEMA, page, schema
 from pipeline.config.initialisation import Coin
 from pipeline.config.loading import load_config
 from pipeline.config.model import Config
-from pipeline.config.objectives import CoTuning
+from pipeline.config.objectives import BiTuning, CoreTuning, CoTuning, SupervisedContrastiveLearning
 from pipeline.config.resolve import Resolver, to_json
 from pipeline.config.reuse import LabelledReuse
 from pipeline.config.selections import Clusters, GreedyOt, Nearest, Uot
@@ -784,6 +784,14 @@ def test_defaults_are_those_of_the_papers() -> None:
     assert (reuse.weight, reuse.head, reuse.batch_size) == (1, "random", None)
     co_tuning = CoTuning(name="co_tuning")
     assert (co_tuning.weight, co_tuning.relationship) == (2.3, "calibrated")
+    scl, core = SupervisedContrastiveLearning(name="scl"), CoreTuning(name="core_tuning")
+    assert (scl.weight, scl.temperature, scl.projection) == (0.1, 0.3, coin.projection)
+    assert (core.weight, core.alpha, core.temperature) == (1, 1, 0.07)
+    assert (core.positive_threshold, core.negative_threshold) == (0.8, 0.8)
+    assert (core.projection, core.depth) == (256, 2)
+    assert (core.contrast, core.mixup, core.pairs) == ("focal", "hard", "per_anchor")
+    bi = BiTuning(name="bi_tuning")
+    assert (bi.queue, bi.momentum, bi.temperature, bi.projection) == (40, 0.999, 0.07, 128)
 
 
 def test_reuse_without_labels_takes_an_unlabelled_source() -> None:

@@ -82,6 +82,8 @@ def history(folder: Path) -> dict[tuple[str, int, str], float]:
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "cross_entropy": {"name": "cross_entropy"},
+    "core_tuning": {"name": "core_tuning", "alpha": 0.5},
+    "bi_tuning": {"name": "bi_tuning", "queue": 5},
 }
 
 

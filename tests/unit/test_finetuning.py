@@ -559,7 +559,20 @@ def after_coin(
     return folder / "weights.safetensors"
 
 
-OBJECTIVES = {"cross_entropy": CROSS_ENTROPY, "co_tuning": CO_TUNING}
+OBJECTIVES = {
+    "cross_entropy": CROSS_ENTROPY,
+    "co_tuning": CO_TUNING,
+    "scl": {"name": "scl", "weight": 0.1, "temperature": 0.3, "projection": 4, "hidden": None},
+    "core_tuning": {
+        **{"name": "core_tuning", "weight": 1.0, "temperature": 0.07, "alpha": 0.5},
+        **{"positive_threshold": 0.8, "negative_threshold": 0.8, "projection": 4, "depth": 2, "hidden": None},
+        **{"contrast": "focal", "mixup": "hard", "pairs": "per_anchor", "focal_gradient": "flow"},
+    },
+    "bi_tuning": {
+        **{"name": "bi_tuning", "weight": 1.0, "temperature": 0.07},
+        **{"queue": 3, "momentum": 0.9, "projection": 4},
+    },
+}
 REUSES = {"none": {"name": "none"}, "labelled": LABELLED, "pseudo_labelled": PSEUDO_LABELLED}
 
 

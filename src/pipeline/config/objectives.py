@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.base import Fraction, Integer, Positive, Settings
+from pipeline.config.base import Count, Fraction, Integer, Number, Positive, Settings
 
 
 class CrossEntropy(Settings):
@@ -52,4 +52,85 @@ class Rifle(Settings):
     cycles: Integer = Field(3, ge=2, description="Parts of the budget.")
 
 
-AnyObjective = Annotated[CrossEntropy | CoTuning | Rifle, Field(discriminator="name")]
+class SupervisedContrastiveLearning(Settings):
+    """SCL (Gunel et al. 2021): cross-entropy and a supervised contrastive loss; defaults are COIN's.
+
+    Core-tuning's values are `temperature` 0.07, `projection` 256 and a `weight` searched over 0.1, 1, 10.
+    """
+
+    name: Literal["scl"]
+    weight: Positive = Field(0.1, description="Weight lambda of the contrastive loss (COIN, section 3.2).")
+    temperature: Positive = Field(0.3, description="Temperature (COIN, section 4.2).")
+    projection: Count = Field(128, description="Width of the projector's output, as in COIN's stage.")
+    hidden: Count | None = Field(None, description="Width of its hidden layer; the feature's by default.")
+
+
+class CoreTuning(Settings):
+    """Core-tuning: focal contrast with hard pairs mixed from features, and a smoother classifier.
+
+    Rows of its Table 2: `contrast` none, plain, none, plain, focal with `mixup` none, none, manifold, hard,
+    hard.
+    """
+
+    name: Literal["core_tuning"]
+    weight: Positive = Field(
+        1.0, description="Weight eta of the contrastive loss; searched over 0.1, 1, 10 (section 5.1)."
+    )
+    alpha: Positive = Field(
+        1.0,
+        description="Parameter of Beta(alpha, alpha), which lambda is drawn from; searched over 0.1, 1, 10 "
+        "(section 5.1).",
+    )
+    positive_threshold: Number = Field(
+        0.8, ge=0, le=1, description="Least lambda of hard positives (section 4.2)."
+    )
+    negative_threshold: Number = Field(
+        0.8, ge=0, le=1, description="Least lambda of hard negatives (section 4.2)."
+    )
+    temperature: Positive = Field(0.07, description="Temperature (section 5.1).")
+    projection: Count = Field(256, description="Width of the projector's output (supplement C.2).")
+    depth: Count = Field(2, description="Linear layers of the projector (section 4.3).")
+    hidden: Count | None = Field(None, description="Width of its hidden layers; the feature's by default.")
+    contrast: Literal["focal", "plain", "none"] = Field(
+        "focal",
+        description="Contrastive loss: weighted by 1 - p (section 4.3), unweighted, or none (Table 2).",
+    )
+    mixup: Literal["hard", "manifold", "none"] = Field(
+        "hard", description="Mixing of features: hard pairs (section 4.2), manifold mixup, or none (Table 2)."
+    )
+    pairs: Literal[
+        "per_anchor",
+        "per_anchor_as_printed",
+        "pooled",
+        "pooled_positive_anchors",
+        "pooled_soft_labels",
+        "pooled_hard_labels",
+    ] = Field(
+        "per_anchor",
+        description="Whom mixed features are contrasted with, which the paper leaves open (docs/methods.md).",
+    )
+    focal_gradient: Literal["flow", "detach"] = Field(
+        "flow",
+        description="Whether the gradient passes the focal weight, which the paper leaves open; it does in "
+        "the released code.",
+    )
+
+
+class BiTuning(Settings):
+    """Bi-tuning (Zhong et al. 2021): classifier and projections contrasted with queues of older keys.
+
+    Defaults are those of its authors' Transfer Learning Library (TLL).
+    """
+
+    name: Literal["bi_tuning"]
+    weight: Positive = Field(1.0, description="Weight of the two contrastive losses (TLL).")
+    temperature: Positive = Field(0.07, description="Temperature (TLL).")
+    queue: Count = Field(40, description="Keys K that are kept of each class (TLL).")
+    momentum: Fraction = Field(0.999, description="How much of the key encoder stays at each step (TLL).")
+    projection: Count = Field(128, description="Width of the projection (TLL).")
+
+
+AnyObjective = Annotated[
+    CrossEntropy | CoTuning | Rifle | SupervisedContrastiveLearning | CoreTuning | BiTuning,
+    Field(discriminator="name"),
+]

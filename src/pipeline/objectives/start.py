@@ -58,10 +58,11 @@ class Objective(nn.Module):
     views = 1
     layers: tuple[str, ...] = ()
     cycles = 1
-    projector: nn.Module | None = None
 
     def __init__(self, heads: Sequence[nn.Module] = (), pretrained: Sequence[nn.Module] = ()):
         super().__init__()
+        # Not an attribute of the class, which would hide the module that an instance assigns.
+        self.projector: nn.Module | None = None
         # Lists of PyTorch's own would put these layers twice among the weights.
         self.heads, self.pretrained = tuple(heads), tuple(pretrained)
 
