@@ -70,7 +70,7 @@ RECIPE_KEYS = (
     "evaluate_every, initialise, objective, reuse, from_scratch, checkpoint, keep_epochs, fit_on, tuned, "
     "take, search"
 )
-SGD_KEYS = "name, learning_rate, momentum, nesterov, weight_decay, head_ratio, groups"
+SGD_KEYS = "name, learning_rate, momentum, nesterov, weight_decay, head_ratio, groups, layer_decay"
 NAME = "letters, digits, '_', '-' and '.', the first a letter or a digit"
 MAPPING = "a mapping of keys to values"
 TEXT = "text (in quotes where YAML would take it for something else)"
