@@ -781,6 +781,16 @@ def test_reuse_without_labels_takes_an_unlabelled_source() -> None:
     assert components[1:] == ["pipeline.objectives.cross_entropy", "pipeline.reuse.pseudo_labelled"]
 
 
+def test_weights_depend_on_the_code_of_their_network_and_their_format() -> None:
+    mae = {"architecture": {"name": "vit"}, "format": "mae"}
+    config = load_config(edited({f"backbones.fetched.{key}": value for key, value in mae.items()}))
+    found = {name: Resolver(config).weights_components(name) for name in ("fetched", "early")}
+    assert found == {
+        "fetched": ["pipeline.backbones.architectures.vit", "pipeline.backbones.formats.mae"],
+        "early": ["pipeline.backbones.architectures.small_resnet"],
+    }
+
+
 @pytest.mark.parametrize("backbone", ["small", "early", "fetched"])
 def test_co_tuning_takes_backbones_that_may_have_a_head(backbone: str) -> None:
     """Whether a checkpoint has one, only the file tells."""
