@@ -123,6 +123,7 @@ SGD = {
     "weight_decay": 1e-4,
     "head_ratio": 1.0,
     "groups": {},
+    "layer_decay": 1.0,
 }
 PLAIN_AUGMENTATION = {
     "resized_crop": None,

@@ -72,7 +72,7 @@ RECIPE_KEYS = (
     "evaluate_every, initialise, objective, reuse, trainable, batch_norm, from_scratch, checkpoint, "
     "keep_epochs, fit_on, tuned, take, search"
 )
-SGD_KEYS = "name, learning_rate, momentum, nesterov, weight_decay, head_ratio, groups"
+SGD_KEYS = "name, learning_rate, momentum, nesterov, weight_decay, head_ratio, groups, layer_decay"
 NAME = "letters, digits, '_', '-' and '.', the first a letter or a digit"
 MAPPING = "a mapping of keys to values"
 TEXT = "text (in quotes where YAML would take it for something else)"
@@ -805,6 +805,16 @@ def test_reuse_without_labels_takes_an_unlabelled_source() -> None:
     assert (run.source, run.selection) == ("scans", "clusters")
     components = Resolver(config).finetuning_components(run)
     assert components[1:] == ["pipeline.objectives.cross_entropy", "pipeline.reuse.pseudo_labelled"]
+
+
+def test_weights_depend_on_the_code_of_their_network_and_their_format() -> None:
+    mae = {"architecture": {"name": "vit"}, "format": "mae"}
+    config = load_config(edited({f"backbones.fetched.{key}": value for key, value in mae.items()}))
+    found = {name: Resolver(config).weights_components(name) for name in ("fetched", "early")}
+    assert found == {
+        "fetched": ["pipeline.backbones.architectures.vit", "pipeline.backbones.formats.mae"],
+        "early": ["pipeline.backbones.architectures.small_resnet"],
+    }
 
 
 @pytest.mark.parametrize("backbone", ["small", "early", "fetched"])

@@ -193,6 +193,24 @@ def write_imagenet(root: Path) -> None:
     put(folder / "val", *(f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 5)))
 
 
+def write_flowers_kaggle(root: Path) -> None:
+    folder = root / "oxford-102-flower-pytorch" / "flower_data"
+    put(
+        folder / "train", *(f"{number}/image_{number:03}{row}.jpg" for number in (1, 10, 102) for row in "12")
+    )
+    put(folder / "valid", *(f"{number}/image_{number:03}3.jpg" for number in (1, 10, 102)))
+    put(folder / "test", "image_00000.jpg")
+
+
+def write_imagenet20(root: Path) -> None:
+    folder = root / "imagenet20"
+    ids = {"imagenette2": ("n03888257", "n01440764"), "imagewoof2": ("n02115641",)}
+    for name, wnids in ids.items():
+        put(folder / name / "train", *(f"{wnid}/{wnid}_{row}.JPEG" for wnid in wnids for row in range(2)))
+        put(folder / name / "val", *(f"{wnid}/ILSVRC2012_val_000{wnid[-4:]}.JPEG" for wnid in wnids))
+        (folder / name / f"noisy_{name.removesuffix('2')}.csv").write_text("path,noisy_labels_0\n")
+
+
 MINIATURES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "aircraft": (write_aircraft, {"classes": 3, "train": 3, "validation": 3, "test": 3}),
     "caltech101": (write_caltech101, {"classes": 2, "images": 65, "train": 60, "test": 5}),
@@ -200,7 +218,9 @@ MINIATURES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "cub200": (write_cub200, {"classes": 2, "images": 5, "train": 3, "test": 2}),
     "dogs": (write_dogs, {"classes": 2, "train": 2, "test": 2}),
     "dtd": (write_dtd, {"classes": 2, "train and validation": 8, "test": 4}),
+    "flowers_kaggle": (write_flowers_kaggle, {"classes": 3, "train": 6, "test": 3}),
     "imagenet": (write_imagenet, {"classes": 3, "train": 6, "validation": 4}),
+    "imagenet20": (write_imagenet20, {"classes": 3, "train": 6, "test": 3}),
     "pets": (write_pets, {"classes": 2, "train": 3, "test": 2}),
     "sun397": (write_sun397, {"classes": 3, "train": 6, "test": 6}),
 }
@@ -262,6 +282,48 @@ def test_dogs(miniature: Any) -> None:
         ("Images/n02085782-Japanese_spaniel/n02085782_1039.jpg", "test", "Japanese spaniel"),
         ("Images/n02085782-Japanese_spaniel/n02085782_2887.jpg", "train", "Japanese spaniel"),
     ]
+
+
+def test_imagenet20_joins_both_archives(miniature: Any) -> None:
+    root = miniature("imagenet20")
+    table = make(root, "imagenet20", split=NO_CUT)
+    assert [(path.split("/")[0], part, name) for path, part, name in rows_of(table)] == [
+        *(("imagenette2", "train", name) for name in ("tench", "tench", "parachute", "parachute")),
+        *(("imagenette2", "test", name) for name in ("tench", "parachute")),
+        *(("imagewoof2", part, "dingo") for part in ("train", "train", "test")),
+    ]
+    labels = dict(zip(table["class_name"].to_pylist(), table["label"].to_pylist(), strict=True))
+    assert labels == {"tench": 0, "dingo": 1, "parachute": 2}
+
+
+def test_imagenet20_has_the_classes_of_both_archives() -> None:
+    """Imagenette's as torchvision lists them; Imagewoof's are ten breeds of dogs."""
+    from torchvision.datasets import Imagenette
+
+    from pipeline.datasets.sets import imagenet20
+
+    nette = {wnid: names[0] for wnid, names in Imagenette._WNID_TO_CLASS.items()}
+    woof = {wnid: name for wnid, name in imagenet20.NAMES.items() if wnid not in nette}
+    assert nette.items() < imagenet20.NAMES.items()
+    assert sorted(woof.values()) == [
+        *("Australian terrier", "Border terrier", "English foxhound", "Old English sheepdog"),
+        *("Rhodesian ridgeback", "Samoyed", "Shih-Tzu", "beagle", "dingo", "golden retriever"),
+    ]
+    assert list(imagenet20.NAMES) == sorted(imagenet20.NAMES)
+
+
+def test_flowers_are_named_as_oxford_numbers_them(miniature: Any) -> None:
+    root = miniature("flowers_kaggle")
+    table = make(root, "flowers_kaggle", split=NO_CUT)
+    assert sorted({(path.split("/")[1], name) for path, _, name in rows_of(table)}) == [
+        ("1", "pink primrose"),
+        ("10", "globe thistle"),
+        ("102", "blackberry lily"),
+    ]
+    assert {(path.split("/")[0], part) for path, part, _ in rows_of(table)} == {
+        ("train", "train"),
+        ("valid", "test"),
+    }
 
 
 # What torchvision calls the parts, and how it is asked for them.
@@ -524,6 +586,25 @@ def test_listed_images_that_are_missing_are_named(miniature: Any) -> None:
     assert "american_bulldog_2.jpg" in str(error.value)
 
 
+UNKNOWN_FOLDERS = {
+    "imagenet20": ("imagenet20/imagewoof2/val/n02123045/cat.JPEG", "one of the twenty WordNet ids"),
+    "flowers_kaggle": (
+        "oxford-102-flower-pytorch/flower_data/valid/103/image_00001.jpg",
+        "expected a class folder from 1 to 102",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN_FOLDERS)
+def test_class_folders_of_another_set_are_refused(name: str, miniature: Any) -> None:
+    path, message = UNKNOWN_FOLDERS[name]
+    root = miniature(name)
+    put(root, path)
+    with pytest.raises(PipelineError, match=message) as error:
+        make(root, name)
+    assert path in str(error.value)
+
+
 DAMAGED = {
     "too few fields": ("cub200", "images.txt", "1", "expected 2 fields in a line, found '1'"),
     "an image without a label": ("cub200", "image_class_labels.txt", "1 1", "do not fit one another"),
@@ -645,7 +726,7 @@ def test_the_digest_is_that_of_the_lists_or_the_images(name: str, miniature: Any
     assert first is not None
     (root / known.folder / "README").write_text("not read")
     assert dataset_digest(settings) == first
-    for place in known.files or ["101_ObjectCategories/yin_yang/image_0001.jpg"]:
+    for place in known.files or Archive(known, root).deciding_files()[:1]:
         file = root / known.folder / place
         file.write_bytes(file.read_bytes() + b"\n")
         second = dataset_digest(settings)

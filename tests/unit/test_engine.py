@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy import stats
 from torch import nn
 
+from pipeline.backbones.architectures.small_resnet import build as build_small_resnet
 from pipeline.engine.augmentation import DRAWS, Augmentation, Normalisation
 from pipeline.engine.inference import forward_all
 from pipeline.engine.learner import Learner
-from pipeline.engine.optimisation import Optimiser, rate_factor
+from pipeline.engine.optimisation import Optimiser, decay_ratios, rate_factor
 from pipeline.engine.randomness import derive, permutation, seeded, uniforms
 from pipeline.engine.records import Record
 from pipeline.engine.streams import ClassBalanced, ImageStream, Shuffled, target_stream
@@ -45,8 +47,15 @@ SGD: dict[str, Any] = {
     "momentum": 0.9,
     "nesterov": True,
     "weight_decay": 0.01,
+    "layer_decay": 1.0,
 }
-ADAM: dict[str, Any] = {"name": "adam", "learning_rate": 0.01, "betas": [0.8, 0.99], "weight_decay": 0.1}
+ADAM: dict[str, Any] = {
+    "name": "adam",
+    "learning_rate": 0.01,
+    "betas": [0.8, 0.99],
+    "weight_decay": 0.1,
+    "layer_decay": 1.0,
+}
 # What the engine is given, and what torch.optim calls the same.
 OPTIMISERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nesterov": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
@@ -144,6 +153,75 @@ def test_pretrained_parts_take_the_rate_of_the_backbone() -> None:
     optimiser = Optimiser(SGD | {"groups": {}, "head_ratio": 10.0}, backbone, [new], [trained])
     shapes = {ratio: [tuple(p.shape) for p in group] for ratio, group in optimiser.groups.items()}
     assert shapes == {1.0: [(1, 1), (1,), (3, 1), (3,)], 10.0: [(2, 1), (2,)]}
+
+
+# By network, how often the decay is applied to parameters of it, written down by hand; MAE's
+# util/lr_decay.py gives a transformer's blocks and what surrounds them the same.
+RESNET18 = {
+    **{"conv1.weight": 9, "bn1.bias": 9, "layer1.0.conv1.weight": 8, "layer1.1.bn2.weight": 7},
+    **{"layer2.0.downsample.0.weight": 6, "layer2.1.conv2.weight": 5, "layer3.0.conv1.weight": 4},
+    **{"layer3.1.conv1.weight": 3, "layer4.0.downsample.1.bias": 2, "layer4.1.bn2.bias": 1},
+}
+SMALL_RESNET = {
+    **{"stem.weight": 5, "stem_norm.bias": 5, "stages.0.first.weight": 4, "stages.1.second_norm.weight": 3},
+    **{"stages.2.shortcut.0.weight": 2, "stages.3.second.weight": 1},
+}
+TRANSFORMER = {
+    **{"class_token": 4, "conv_proj.weight": 4, "conv_proj.bias": 4, "encoder.pos_embedding": 4},
+    "encoder.layers.encoder_layer_0.ln_1.weight": 3,
+    "encoder.layers.encoder_layer_1.self_attention.in_proj_weight": 2,
+    "encoder.layers.encoder_layer_2.mlp.0.weight": 1,
+    "encoder.layers.encoder_layer_2.mlp.3.bias": 1,
+    **{"encoder.ln.weight": 0, "encoder.ln.bias": 0},
+}
+
+
+def decayed_networks() -> list[tuple[nn.Module, dict[str, int], int]]:
+    """Networks without their heads, what is expected of some parameters, and how many levels there are."""
+    resnet = torchvision.models.resnet18()
+    resnet.fc = nn.Identity()
+    small, _, _ = build_small_resnet({"widths": [4, 6], "blocks": 2, "stem_stride": 1})
+    transformer = torchvision.models.VisionTransformer(
+        8, 4, num_layers=3, num_heads=1, hidden_dim=4, mlp_dim=4
+    )
+    transformer.heads = nn.Identity()
+    return [(resnet, RESNET18, 9), (small, SMALL_RESNET, 5), (transformer, TRANSFORMER, 5)]
+
+
+def test_layer_decay_falls_from_block_to_block() -> None:
+    for network, expected, levels in decayed_networks():
+        ratios = decay_ratios([name for name, _ in network.named_parameters()], 0.5)
+        assert {name: ratios[name] for name in expected} == {
+            name: 0.5**times for name, times in expected.items()
+        }
+        assert len(ratios) == len(list(network.parameters()))
+        assert len(set(ratios.values())) == levels
+
+
+def test_layer_decay_multiplies_groups_and_leaves_heads_alone() -> None:
+    backbone = nn.ModuleDict({"stem": nn.Linear(1, 1), "stages": nn.ModuleList([nn.Linear(1, 1)] * 1)})
+    values = SGD | {"layer_decay": 0.5, "groups": {"stages": 0.1}, "head_ratio": 10.0}
+    optimiser = Optimiser(values, backbone, [nn.Linear(1, 2)], [nn.Linear(1, 3)])
+    shapes = {ratio: [tuple(p.shape) for p in group] for ratio, group in optimiser.groups.items()}
+    assert shapes == {
+        0.25: [(1, 1), (1,)],
+        0.05: [(1, 1), (1,)],
+        10.0: [(2, 1), (2,)],
+        1.0: [(3, 1), (3,)],
+    }
+
+
+def test_what_lies_between_blocks_belongs_to_the_one_before() -> None:
+    names = ["stages.0.weight", "transition.weight", "stages.1.weight", "norm.weight", "scale_2"]
+    assert list(decay_ratios(names, 0.5).values()) == [0.25, 0.25, 0.5, 1.0, 1.0]
+
+
+def test_layer_decay_needs_blocks() -> None:
+    assert decay_ratios(["weight", "bias"], 1.0) == {"weight": 1.0, "bias": 1.0}
+    with pytest.raises(
+        PipelineError, match=r"layer_decay: found 0.9, .* no numbered blocks .*\(weight, bias"
+    ):
+        decay_ratios(["weight", "bias"], 0.9)
 
 
 # Schedules

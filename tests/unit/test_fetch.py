@@ -572,7 +572,8 @@ def test_address_through_the_command_line(site: Site, tmp_path: Path):
     site.files["/small.pth"] = path.read_bytes()
     settings = entry(path)
     settings |= {"path": None, "url": f"{site.url}/small.pth"}
-    code = code_digest("pipeline.backbones", "pipeline.backbones.architectures.small_resnet")
+    components = ("architectures.small_resnet", "formats.plain")
+    code = code_digest("pipeline.backbones", *(f"pipeline.backbones.{name}" for name in components))
     output = tmp_path / "backbones" / "small" / "weights.safetensors"
     command = [sys.executable, "-m", "pipeline.backbones", "fetch", str(output), "--code", str(code)]
     done = subprocess.run(

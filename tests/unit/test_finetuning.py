@@ -42,6 +42,7 @@ SGD_STILL = {
     "weight_decay": 0.0,
     "head_ratio": 1.0,
     "groups": {},
+    "layer_decay": 1.0,
 }
 LABELLED = {
     "name": "labelled",

@@ -13,10 +13,7 @@ rule fetch_backbone:
         weights="results/backbones/{backbone}/weights.safetensors",
     params:
         settings=lambda w: to_json(resolve.weights_settings(w.backbone)),
-        code=lambda w: code_of(
-            "pipeline.backbones",
-            resolve.architecture_module(w.backbone),
-        ),
+        code=lambda w: code_of("pipeline.backbones", *resolve.weights_components(w.backbone)),
     log:
         "results/logs/backbones/{backbone}/fetch.log",
     benchmark:

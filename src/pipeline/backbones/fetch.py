@@ -1,5 +1,6 @@
 """Backbones that are not pre-trained here: published weights, checkpoints, epochs that were kept."""
 
+import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,7 +99,10 @@ def _from_checkpoint(settings: Mapping[str, Any], downloads: Path) -> Fetched:
         source, path = settings["path"], Path(settings["path"])
         _require_digest(path, expected)
     description = _description(settings, settings["architecture"], settings["projection"])
-    return Fetched(adopt(description, read_tensors(path), source, settings["prefix"]), expected)
+    # Only the format that the settings name is loaded: the job's code digest names no other.
+    layout = importlib.import_module(f"pipeline.backbones.formats.{settings['format']}")
+    tensors = layout.convert(read_tensors(path, layout.NESTED), description.architecture, source)
+    return Fetched(adopt(description, tensors, source, settings["prefix"]), expected)
 
 
 def _require_digest(path: Path, expected: str) -> None:

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ Tensors = Mapping[str, torch.Tensor]
 # A module, its tensors, and what comes before their names in the checkpoint.
 Part = tuple[nn.Module, Tensors, str]
 
-# Where training scripts put the weights beside their optimiser's state, epoch and so on.
-NESTED = ("state_dict", "model", "model_state")
 LINEAR = {"weight", "bias"}
 PROJECTION = {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file or of a checkpoint of PyTorch, out of the usual nesting.
+def read_tensors(path: Path, nested: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file or of a checkpoint of PyTorch.
 
     Which of the two it is, the first bytes say; nothing in the file is ever run.
+
+    Args:
+        path: The file.
+        nested: Names below which a checkpoint of PyTorch may have the weights, beside its optimiser's
+            state, epoch and so on.
 
     Raises:
         PipelineError: If it needs code to be read, is neither of the two, or holds no tensors by name.
@@ -36,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     with path.open("rb") as file:
         start = file.read(9)
     # A safetensors file is a length in eight bytes, then JSON.
-    content = _read_safetensors(path) if start[8:] == b"{" else _unwrap(_read_torch(path))
+    content = _read_safetensors(path) if start[8:] == b"{" else _unwrap(_read_torch(path), nested)
     if not isinstance(content, Mapping) or not content:
         raise PipelineError(f"{path}: expected tensors by name, found {type(content).__name__}")
     others = [
@@ -46,7 +49,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     ]
     if others:
         raise PipelineError(
-            f"{path}: expected tensors by name, at the top or below {' or '.join(NESTED)}; found also\n"
+            f"{path}: expected tensors by name, {' or below '.join(['at the top', *nested])}; found also\n"
             + listed(others)
         )
     return dict(content)
@@ -119,11 +122,11 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-def _unwrap(content: Any) -> Any:
+def _unwrap(content: Any, nested: Sequence[str]) -> Any:
     if isinstance(content, Mapping):
-        for name in NESTED:
+        for name in nested:
             if isinstance(content.get(name), Mapping):
-                return _unwrap(content[name])
+                return _unwrap(content[name], nested)
     return content
 
 

@@ -48,7 +48,67 @@ class TorchvisionModel(Settings):
     model: str = Field(description="Name of its function, such as `resnet18`.")
 
 
-AnyArchitecture = Annotated[SmallResNet | TorchvisionModel, Field(discriminator="name")]
+class TimmModel(Settings):
+    """A model of timm, an optional dependency, by its name."""
+
+    name: Literal["timm"]
+    model: str = Field(description="Its name, such as `convnext_tiny`.")
+
+
+class ResNet(Settings):
+    """A ResNet or ResNeXt with torchvision's names of its parts."""
+
+    name: Literal["resnet"]
+    depth: Literal[18, 34, 50, 101, 152] = Field(50, description="Layers with weights.")
+    groups: Count = Field(1, description="Groups of the 3x3 convolutions; 32 in ResNeXt 32x8d.")
+    width_per_group: Count = Field(
+        64, description="Channels of a group in the first stage; 8 in ResNeXt 32x8d."
+    )
+    max_pool: Literal["symmetric", "same"] = Field(
+        "symmetric",
+        description="Padding of the stem's pooling: as PyTorch's networks have it, or `same` as those of "
+        "TensorFlow, such as SimCLR-v2's.",
+    )
+
+    @model_validator(mode="after")
+    def _basic_blocks_are_plain(self) -> "ResNet":
+        if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
+            raise ValueError(
+                f"depth {self.depth} takes groups 1 and width_per_group 64, since its blocks are basic; "
+                f"found {self.groups} and {self.width_per_group}"
+            )
+        return self
+
+
+class VisionTransformer(Settings):
+    """A vision transformer with torchvision's names of its parts; ViT-B/16 by default."""
+
+    name: Literal["vit"]
+    image_size: Count = Field(224, description="Side of the input in pixels, the `crop` of preprocessing.")
+    patch_size: Count = Field(16, description="Side of a patch in pixels; divides `image_size`.")
+    width: Count = Field(768, description="Width of tokens and features.")
+    depth: Count = Field(12, description="Blocks.")
+    heads: Count = Field(12, description="Heads of attention in a block; divides `width`.")
+    mlp_width: Count = Field(3072, description="Width of the hidden layer of a block's MLP.")
+    pooling: Literal["class_token", "mean"] = Field(
+        "class_token",
+        description="The feature: the class token, or the mean of the patches with a norm of its own, as "
+        "MAE fine-tunes (He et al. 2022).",
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "VisionTransformer":
+        for whole, part in (("image_size", "patch_size"), ("width", "heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}"
+                )
+        return self
+
+
+AnyArchitecture = Annotated[
+    SmallResNet | ResNet | VisionTransformer | TorchvisionModel | TimmModel, Field(discriminator="name")
+]
 
 
 class Projection(Settings):
@@ -141,14 +201,25 @@ class Checkpoint(Backbone):
     path: str | None = Field(None, description="A local file.")
     url: str | None = Field(None, description="Where to download it.")
     sha256: Sha256 = Field(description="Digest of the file.")
-    prefix: str = Field("", description="Prefix of the backbone's keys in the checkpoint, removed.")
+    format: Literal["plain", "mae", "pycontrast", "simclr_v2"] = Field(
+        "plain",
+        description="How the file names its tensors: as the network does, or as MAE, PyContrast (InsDis, "
+        "PIRL, MoCo-v2, InfoMin) or the converter of SimCLR-v2 to PyTorch do.",
+    )
+    prefix: str = Field("", description="Prefix of the backbone's keys in a `plain` checkpoint, removed.")
     projection: Projection | None = Field(
-        None, description="Projection head in the checkpoint, where it has one."
+        None, description="Projection head in a `plain` checkpoint, where it has one."
     )
 
     @model_validator(mode="after")
     def _one_place(self) -> "Checkpoint":
         self._require_one("path", "url")
+        return self
+
+    @model_validator(mode="after")
+    def _own_names(self) -> "Checkpoint":
+        if self.format != "plain" and (self.prefix or self.projection):
+            raise ValueError(f"format {self.format} takes neither prefix nor projection, which are of plain")
         return self
 
 

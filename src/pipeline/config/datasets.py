@@ -147,9 +147,19 @@ class Published(Dataset):
     """
 
     format: Literal["published"]
-    name: Literal["aircraft", "caltech101", "cars", "cub200", "dogs", "dtd", "imagenet", "pets", "sun397"] = (
-        Field(description="Which set.")
-    )
+    name: Literal[
+        "aircraft",
+        "caltech101",
+        "cars",
+        "cub200",
+        "dogs",
+        "dtd",
+        "flowers_kaggle",
+        "imagenet",
+        "imagenet20",
+        "pets",
+        "sun397",
+    ] = Field(description="Which set.")
     path: str = Field("data/published", description="Folder that holds the set's own, as archives have it.")
     counts: Literal["official", "uot", "core_tuning"] = Field(
         "official", description="Whose counts to hold the set to: its archive's, or a paper's."

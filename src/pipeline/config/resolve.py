@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch
+from pipeline.config.backbones import AnyBackbone, Checkpoint, Elsewhere, KeptEpoch
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
 from pipeline.config.model import NO_SELECTION, Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
@@ -117,6 +117,12 @@ class Resolver:
         architecture = getattr(entry, "architecture", None)
         name = architecture.name if architecture else "torchvision"
         return f"pipeline.backbones.architectures.{name}"
+
+    def weights_components(self, backbone: str) -> list[str]:
+        """Modules that the settings of a backbone's weights name."""
+        entry = self.config.backbones[backbone]
+        formats = [f"pipeline.backbones.formats.{entry.format}"] if isinstance(entry, Checkpoint) else []
+        return [self.architecture_module(backbone), *formats]
 
     def resize(self, backbone: str) -> int:
         """Stored size of images for a backbone, in pixels."""

@@ -1,13 +1,20 @@
 """Optimisers and learning-rate schedules, from settings."""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.adamw import adamw as functional_adamw
 from torch.optim.sgd import sgd as functional_sgd
+
+from pipeline.errors import PipelineError
+
+# A component of a parameter's path that numbers its siblings: ``3`` or ``encoder_layer_3``. The stages
+# of a ResNet, ``layer3``, hold such blocks themselves.
+NUMBERED = re.compile(r"(.*_)?\d+")
 
 
 class Optimiser:
@@ -19,6 +26,7 @@ class Optimiser:
     Args:
         settings: The ``optimiser`` section: ``groups`` maps a prefix of a parameter's name in the
             backbone to a ratio of the learning rate; the longest prefix that fits decides.
+            ``layer_decay`` multiplies that ratio, see `decay_ratios`.
         backbone: Trained at ``learning_rate``.
         heads: Trained at ``learning_rate * head_ratio``.
         pretrained: Trained parts beside the backbone, at ``learning_rate``.
@@ -33,9 +41,11 @@ class Optimiser:
     ):
         self.settings, self.backbone = settings, backbone
         self.groups: dict[float, list[nn.Parameter]] = {}
+        decayed = decay_ratios([name for name, _ in backbone.named_parameters()], settings["layer_decay"])
         for name, parameter in backbone.named_parameters():
             if parameter.requires_grad:
-                self.groups.setdefault(_ratio(name, settings["groups"]), []).append(parameter)
+                ratio = _ratio(name, settings["groups"]) * decayed[name]
+                self.groups.setdefault(ratio, []).append(parameter)
         for head in heads:
             self.groups.setdefault(settings["head_ratio"], []).extend(head.parameters())
         for part in pretrained:
@@ -140,6 +150,51 @@ def rate_factor(settings: Mapping[str, Any], step: int, total_steps: int, steps_
             return factor * (1 - progress) ** float(settings["power"])
         case _:
             return factor * float(settings["gamma"]) ** (step // steps_per_epoch)
+
+
+def decay_ratios(names: Sequence[str], decay: float) -> dict[str, float]:
+    """By parameter, what layer-wise learning-rate decay multiplies its rate by.
+
+    Of B blocks the k-th from the top has ``decay**k``; what comes before the first block, such as a
+    stem, has ``decay**(B + 1)``, and what comes after the last, such as a final norm, has 1, as heads
+    do (Bao et al. 2022, BEiT; He et al. 2022, MAE, ``util/lr_decay.py``). A block is a parameter's path
+    up to its first numbered component: ``layer1.0``, ``encoder.layers.encoder_layer_3``, ``stages.2``.
+    What lies between two blocks belongs to the one before it.
+
+    Args:
+        names: All parameters of the backbone, in their order.
+        decay: Above 0, at most 1; at 1 every ratio is 1, whatever the names.
+
+    Raises:
+        PipelineError: If no name has a numbered component.
+
+    Example:
+        >>> decay_ratios(["stem.weight", "stages.0.weight", "stages.1.weight", "norm.weight"], 0.5)
+        {'stem.weight': 0.125, 'stages.0.weight': 0.25, 'stages.1.weight': 0.5, 'norm.weight': 1.0}
+    """
+    if decay == 1:
+        return dict.fromkeys(names, 1.0)
+    found = [_block(name) for name in names]
+    blocks = [*dict.fromkeys(block for block in found if block)]
+    if not blocks:
+        raise PipelineError(
+            f"optimiser.layer_decay: found {decay}, and the backbone has no numbered blocks to tell its "
+            f"layers apart ({', '.join(names[:3])}, ...); set it to 1"
+        )
+    last = max(place for place, block in enumerate(found) if block)
+    levels: list[int] = []
+    for place, block in enumerate(found):
+        below = levels[-1] if levels else 0
+        levels.append(blocks.index(block) + 1 if block else below if place < last else len(blocks) + 1)
+    return {name: decay ** (len(blocks) + 1 - level) for name, level in zip(names, levels, strict=True)}
+
+
+def _block(name: str) -> str | None:
+    """The path of a parameter up to its first numbered module."""
+    modules = name.split(".")[:-1]
+    places = (place for place, module in enumerate(modules, 1) if NUMBERED.fullmatch(module))
+    place = next(places, None)
+    return ".".join(modules[:place]) if place else None
 
 
 def _ratio(name: str, groups: Mapping[str, float]) -> float:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ LIBRARIES = (
     "torch",
     "torchvision",
 )
+# Those that a result can depend on where they are installed.
+OPTIONAL_LIBRARIES = ("timm",)
 
 
 def canonical_json(value: Any) -> str:
@@ -33,9 +36,13 @@ def canonical_json(value: Any) -> str:
 @cache
 def installed_versions() -> dict[str, str]:
     """Versions of the libraries that a result can depend on, whether imported yet or not."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return {name: version(name) for name in LIBRARIES}
+    versions = {name: version(name) for name in LIBRARIES}
+    for name in OPTIONAL_LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ def _first_stages(
     panels = []
     stages: dict[str, list[Initialisation]] = {}
     for first in firsts:
-        stages.setdefault(first.name, []).append(first)
+        if ("train", "loss") in first.history:  # noise on the weights is no training
+            stages.setdefault(first.name, []).append(first)
     for number, (name, stage) in enumerate(stages.items()):
         made = {first.digest for first in stage}
         way = next(

@@ -7,7 +7,19 @@ import importlib
 
 from pipeline.datasets.sets.archive import PublishedSet
 
-NAMES = ("aircraft", "caltech101", "cars", "cub200", "dogs", "dtd", "imagenet", "pets", "sun397")
+NAMES = (
+    "aircraft",
+    "caltech101",
+    "cars",
+    "cub200",
+    "dogs",
+    "dtd",
+    "flowers_kaggle",
+    "imagenet",
+    "imagenet20",
+    "pets",
+    "sun397",
+)
 
 
 def load_set(name: str) -> PublishedSet:
