@@ -573,10 +573,22 @@ OBJECTIVES = {
         **{"queue": 3, "momentum": 0.9, "projection": 4},
     },
 }
+ADDED = {
+    "l2_sp": {"alpha": 0.01, "beta": 0.01},
+    "delta": {
+        **{"alpha": 0.01, "beta": 0.01, "layers": None, "normalise": "sum"},
+        **{"attention": True, "attention_images": 5, "fitting_images": 12},
+    },
+    "bss": {"weight": 0.001, "singular_values": 1},
+    "mix_and_match": {"weight": 1.0, "margin": 0.3},
+}
 REUSES = {"none": {"name": "none"}, "labelled": LABELLED, "pseudo_labelled": PSEUDO_LABELLED}
 
 
-@pytest.mark.parametrize(("objective", "reuse", "stage"), [*product(OBJECTIVES, REUSES, ["none", "coin"])])
+@pytest.mark.parametrize(
+    ("objective", "reuse", "stage"),
+    [*product(OBJECTIVES, REUSES, ["none", "coin"]), *product(ADDED, ["labelled"], ["none"])],
+)
 def test_every_combination_trains_and_resumes_bit_for_bit(
     tmp_path: Path,
     tuned: Callable[..., Path],
@@ -596,7 +608,7 @@ def test_every_combination_trains_and_resumes_bit_for_bit(
         "start": after_coin if coin else weights,
         "initialise": {"name": "coin", "share": 0.5} if coin else {"name": "none"},
         "budget": {"epochs": 4 if coin else 2, "iterations": None},
-        "objective": OBJECTIVES[objective],
+        "objective": OBJECTIVES.get(objective) or {"name": objective, **ADDED[objective]},
         "reuse": REUSES[reuse],
         "augmentation": AUGMENTATION,
     }

@@ -1,6 +1,6 @@
 """How much each channel of a layer matters on the target (DELTA, section 3.3)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -134,7 +134,7 @@ def _run_once_below(encoder: nn.Module, layer: str, images: torch.Tensor) -> Ite
             handle.remove()
     skipped = [module for module in before if calls[module] == 1]
     for module in skipped:
-        module.forward = _constant(before[module])  # type: ignore[method-assign]
+        module.forward = _constant(before[module])
     try:
         yield
     finally:
@@ -157,7 +157,9 @@ def _classifier(
     inputs, present = torch.cat(features), np.unique(np.concatenate(labels))
     positions = np.searchsorted(present, np.concatenate(labels))
     if len(present) > 1:
-        fitted = logistic_regression(inputs.cpu().numpy(), positions, "delta: the classifier of the attention")
+        fitted = logistic_regression(
+            inputs.cpu().numpy(), positions, "delta: the classifier of the attention"
+        )
     else:  # nothing to tell apart: no channel matters
         fitted = np.zeros((1, inputs.shape[1])), np.zeros(1)
     weights, biases = (torch.from_numpy(part).to(inputs) for part in fitted)

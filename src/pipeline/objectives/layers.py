@@ -1,6 +1,7 @@
 """Layers inside an encoder: which end its stages, whether they exist, and what they give."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ def last_of_stages(encoder: nn.Module) -> tuple[str, ...]:
     Raises:
         PipelineError: If the encoder is neither.
     """
-    children = dict(encoder.named_children())
+    children: dict[str, Any] = dict(encoder.named_children())
     if "layer1" in children:  # ResNet, ResNeXt and Wide ResNet of torchvision
         return tuple(
             f"{stage}.{len(children[stage]) - 1}.{_last_convolution(children[stage][-1])}"
@@ -25,9 +26,9 @@ def last_of_stages(encoder: nn.Module) -> tuple[str, ...]:
         starts = [number for number, block in enumerate(blocks) if block.first.stride != (1, 1)]
         return tuple(f"stages.{end - 1}.second" for end in [*starts, len(blocks)])
     if isinstance(getattr(children.get("encoder"), "layers", None), nn.Sequential):  # torchvision's ViT
-        blocks = [name for name, _ in children["encoder"].layers.named_children()]
-        ends = sorted({-(-len(blocks) * quarter // 4) for quarter in range(1, 5)})
-        return tuple(f"encoder.layers.{blocks[end - 1]}" for end in ends)
+        names = [name for name, _ in children["encoder"].layers.named_children()]
+        ends = sorted({-(-len(names) * quarter // 4) for quarter in range(1, 5)})
+        return tuple(f"encoder.layers.{names[end - 1]}" for end in ends)
     raise PipelineError(
         "objective delta: the stages of this backbone are not known; name modules in layers, as in "
         f"layers: [{', '.join(children)}]"

@@ -38,7 +38,7 @@ class _HalfSquaredDistance(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         tensors = ctx.saved_tensors
         moved = torch._foreach_sub(tensors[: ctx.count], tensors[ctx.count :])
         torch._foreach_mul_(moved, gradient)
