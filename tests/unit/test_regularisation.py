@@ -288,6 +288,40 @@ def test_what_lies_below_a_layer_runs_once(start: Any) -> None:
     assert [calls.count(number) for number in (0, 3, 4)] == [2, 8, 8]
 
 
+@pytest.mark.parametrize("kind", ["ResNet", "vision transformer"])
+def test_skipping_what_lies_below_changes_no_loss(kind: str) -> None:
+    """In networks of torchvision, whose blocks share modules and work in place."""
+    from torchvision.models import ResNet, VisionTransformer
+    from torchvision.models.resnet import BasicBlock
+
+    torch.manual_seed(0)
+    if kind == "ResNet":
+        encoder: nn.Module = ResNet(BasicBlock, [2, 1, 1, 1], num_classes=5)
+        # Statistics as of data, so that channels matter.
+        encoder.train()(torch.rand(32, 3, 32, 32))
+    else:
+        encoder = VisionTransformer(32, 8, 4, 2, 8, 16, num_classes=5)
+        nn.init.normal_(encoder.heads[0].weight)
+    encoder.eval().requires_grad_(False)
+    images, labels = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 4])
+    layer = last_of_stages(encoder)[1]
+    axis = 1 if kind == "ResNet" else 2
+
+    def loss(out: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(out.double(), labels, reduction="sum")
+
+    found = attention.loss_increases(encoder, loss, layer, axis, images, labels)
+    before, module = loss(encoder(images), labels), encoder.get_submodule(layer)
+    for channel in (0, 3, 7):
+        handle = module.register_forward_hook(
+            lambda _module, _inputs, out, channel=channel: out.index_fill(axis, torch.tensor([channel]), 0)
+        )
+        expected = loss(encoder(images), labels) - before
+        handle.remove()
+        assert abs(expected) > 1e-4
+        assert found[channel].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+
+
 def test_attention_of_one_class_is_even(start: Any) -> None:
     def training(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return iter([(torch.rand(3, 3, 8, 8), torch.full((3,), 4))])
