@@ -332,6 +332,7 @@ STEPS = {
         RESNET,
     ),
     "finetune by contrast": ("pipeline.finetuning", "pipeline.objectives.core_tuning", RESNET),
+    "finetune near the start": ("pipeline.finetuning", "pipeline.objectives.delta", RESNET),
     "finetune with pseudo-labels": (
         "pipeline.finetuning",
         "pipeline.objectives.co_tuning",
@@ -343,7 +344,13 @@ STEPS = {
     "domain gap": ("pipeline.analysis.domain_gap", "pipeline.reuse.labelled", RESNET),
     "gap and accuracy": ("pipeline.analysis.gap_and_accuracy",),
 }
-FINE_TUNING = {"finetune", "finetune with reuse", "finetune by contrast", "finetune with pseudo-labels"}
+FINE_TUNING = {
+    "finetune",
+    "finetune with reuse",
+    "finetune by contrast",
+    "finetune near the start",
+    "finetune with pseudo-labels",
+}
 TRAINING = FINE_TUNING | {"pretrain", "pretrain by contrast", "initialise"}
 COVERED_BY = {
     "selection.uot": {"select by UOT", "explain by UOT"},
@@ -370,6 +377,10 @@ COVERED_BY = {
     "objectives.scl": set(),
     "objectives.bi_tuning": set(),
     "objectives.co_tuning": {"finetune with pseudo-labels"},
+    "objectives.delta": {"finetune near the start"},
+    "objectives.attention": {"finetune near the start"},
+    "objectives.penalties": {"finetune near the start"},
+    "objectives.l2_sp": set(),
     "objectives.relationship": {"finetune with pseudo-labels"},
     "reuse.labelled": {"finetune with reuse", "domain gap"},
     "analysis.domain_gap.estimate": {"domain gap"},
@@ -382,7 +393,7 @@ COVERED_BY = {
     "pretraining.pretrain": {"pretrain", "pretrain by contrast"},
     "finetuning.finetune": FINE_TUNING,
     "engine.train": TRAINING,
-    "engine.logistic": {"finetune with pseudo-labels", "domain gap"},
+    "engine.logistic": {"finetune near the start", "finetune with pseudo-labels", "domain gap"},
     "backbones.architectures.small_resnet": TRAINING | {"features", "domain gap"},
     "backbones.architectures.torchvision": set(),
     "backbones.architectures.vit": {"fetch"},

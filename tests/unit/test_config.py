@@ -19,7 +19,15 @@ from pipeline.config.documentation import PAGE, SCHEMA, page, schema
 from pipeline.config.initialisation import Coin
 from pipeline.config.loading import load_config
 from pipeline.config.model import Config
-from pipeline.config.objectives import BiTuning, CoreTuning, CoTuning, SupervisedContrastiveLearning
+from pipeline.config.objectives import (
+    BiTuning,
+    Bss,
+    CoreTuning,
+    CoTuning,
+    Delta,
+    L2Sp,
+    SupervisedContrastiveLearning,
+)
 from pipeline.config.resolve import Resolver, to_json
 from pipeline.config.reuse import LabelledReuse
 from pipeline.config.selections import Clusters, GreedyOt, Nearest, Uot
@@ -439,6 +447,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         },
         "recipes.plain: from_scratch does not go with objective co_tuning, which trains pre-training's head",
     ),
+    "a start that is not kept": (
+        {"recipes.plain": {"budget": {"epochs": 1}, "from_scratch": True, "objective": {"name": "l2_sp"}}},
+        "recipes.plain: from_scratch does not go with objective l2_sp, which stays near the start",
+    ),
     # Names that no entry has
     "no such dataset": (
         {"backbones.small.dataset": "photo"},
@@ -792,6 +804,10 @@ def test_defaults_are_those_of_the_papers() -> None:
     assert (core.contrast, core.mixup, core.pairs) == ("focal", "hard", "per_anchor")
     bi = BiTuning(name="bi_tuning")
     assert (bi.queue, bi.momentum, bi.temperature, bi.projection) == (40, 0.999, 0.07, 128)
+    l2_sp, delta, bss = L2Sp(name="l2_sp"), Delta(name="delta"), Bss(name="bss")
+    assert (l2_sp.alpha, l2_sp.beta, delta.alpha, delta.beta) == (0.01, 0.01, 0.01, 0.01)
+    assert (delta.attention, delta.attention_images, delta.normalise) == (True, 320, "sum")
+    assert (bss.weight, bss.singular_values) == (1e-3, 1)
 
 
 def test_reuse_without_labels_takes_an_unlabelled_source() -> None:

@@ -84,6 +84,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cross_entropy": {"name": "cross_entropy"},
     "core_tuning": {"name": "core_tuning", "alpha": 0.5},
     "bi_tuning": {"name": "bi_tuning", "queue": 5},
+    "delta": {"name": "delta", "attention_images": 4},
+    "bss": {"name": "bss", "weight": 0.1},
 }
 
 

@@ -21,7 +21,7 @@ from pipeline.backbones.files import load_backbone, read_description, save_backb
 from pipeline.engine import train as engine
 from pipeline.engine.streams import Batch
 from pipeline.errors import PipelineError
-from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.finetune import _spread, finetune
 from pipeline.finetuning.heads import same_class
 from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.reused import SourceFiles, selected_images
@@ -574,10 +574,22 @@ OBJECTIVES = {
         **{"queue": 3, "momentum": 0.9, "projection": 4},
     },
 }
+PENALISED = {
+    "l2_sp": {"alpha": 0.01, "beta": 0.01},
+    "delta": {
+        **{"alpha": 0.01, "beta": 0.01, "layers": None, "normalise": "sum"},
+        **{"attention": True, "attention_images": 5, "fitting_images": 12},
+    },
+    "bss": {"weight": 0.001, "singular_values": 1},
+    "mix_and_match": {"weight": 1.0, "margin": 0.3},
+}
 REUSES = {"none": {"name": "none"}, "labelled": LABELLED, "pseudo_labelled": PSEUDO_LABELLED}
 
 
-@pytest.mark.parametrize(("objective", "reuse", "stage"), [*product(OBJECTIVES, REUSES, ["none", "coin"])])
+@pytest.mark.parametrize(
+    ("objective", "reuse", "stage"),
+    [*product(OBJECTIVES, REUSES, ["none", "coin"]), *product(PENALISED, ["labelled"], ["none"])],
+)
 def test_every_combination_trains_and_resumes_bit_for_bit(
     tmp_path: Path,
     tuned: Callable[..., Path],
@@ -597,7 +609,7 @@ def test_every_combination_trains_and_resumes_bit_for_bit(
         "start": after_coin if coin else weights,
         "initialise": {"name": "coin", "share": 0.5} if coin else {"name": "none"},
         "budget": {"epochs": 4 if coin else 2, "iterations": None},
-        "objective": OBJECTIVES[objective],
+        "objective": OBJECTIVES.get(objective) or {"name": objective, **PENALISED[objective]},
         "reuse": REUSES[reuse],
         "augmentation": AUGMENTATION,
     }
@@ -624,6 +636,13 @@ def test_every_combination_trains_and_resumes_bit_for_bit(
     assert sorted(path.name for path in resumed.iterdir()) == names
     for name in set(names) - {"timings.parquet", "checkpoints"}:
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
+def test_training_images_that_objectives_see_are_spread() -> None:
+    rows = np.arange(20, 31)
+    assert _spread(rows, 3).tolist() == [20, 25, 30]
+    assert _spread(rows, 99).tolist() == rows.tolist()
+    assert _spread(rows, 1).tolist() == [20]
 
 
 def test_training_on_both_parts_leaves_only_the_test_part_to_predict(

@@ -52,6 +52,81 @@ class Rifle(Settings):
     cycles: Integer = Field(3, ge=2, description="Parts of the budget.")
 
 
+HeadPenalty = Annotated[
+    Number, Field(ge=0, description="Weight beta of half the squared norm of the head (released code).")
+]
+
+
+class L2Sp(Settings):
+    """L2-SP (Li et al. 2018): a penalty on how far the weights move from where fine-tuning starts.
+
+    It takes the place of weight decay: set `optimiser.weight_decay` to 0.
+    """
+
+    name: Literal["l2_sp"]
+    alpha: Positive = Field(
+        0.01,
+        description="Weight alpha of half the squared distance to the start (Transfer Learning Library; "
+        "the authors search it, and their script for Stanford Dogs has 0.1).",
+    )
+    beta: HeadPenalty = 0.01
+
+
+class Delta(Settings):
+    """DELTA (Li et al. 2019): a penalty on how far the maps of some layers move from those of the start.
+
+    In the released code weight decay is off: set `optimiser.weight_decay` to 0.
+    """
+
+    name: Literal["delta"]
+    alpha: Positive = Field(0.01, description="Weight alpha of the penalty on the maps (released code).")
+    beta: HeadPenalty = 0.01
+    layers: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Paths of modules in the network that give maps (n, c, h, w) or tokens (n, t, c). By "
+        "default a ResNet's last convolution in each stage (released code), or a vision transformer's last "
+        "block in each quarter.",
+    )
+    normalise: Literal["sum", "mean"] = Field(
+        "sum",
+        description="The penalty is summed over the images of a batch, so that it grows with `batch_size` "
+        "(the released code, with 64), or their mean.",
+    )
+    attention: bool = Field(
+        True,
+        description="Weigh channels by how much the loss grows without them (section 3.3), or all alike.",
+    )
+    attention_images: Count = Field(
+        320,
+        description="Training images that the growth is measured on, with a pass for each channel "
+        "(Transfer Learning Library: 10 batches of 32).",
+    )
+    fitting_images: Count = Field(
+        10_000,
+        description="Training images that the classifier of that loss is fitted on, spread over all.",
+    )
+
+
+class Bss(Settings):
+    """Batch spectral shrinkage (Chen et al. 2019): the smallest singular values of a batch's features."""
+
+    name: Literal["bss"]
+    weight: Positive = Field(1e-3, description="Weight eta (the paper's experiments).")
+    singular_values: Count = Field(1, description="How many of the smallest are penalised, k (the same).")
+
+
+class MixAndMatch(Settings):
+    """Mix-and-Match (Zhan et al. 2018), as the Core-tuning paper compares with it: a triplet loss beside.
+
+    How it was carried over from segmentation is printed nowhere: these two are a common choice.
+    """
+
+    name: Literal["mix_and_match"]
+    weight: Positive = Field(1.0, description="Weight of the triplet loss.")
+    margin: Positive = Field(0.3, description="Its margin, between features of unit length.")
+
+
 class SupervisedContrastiveLearning(Settings):
     """SCL (Gunel et al. 2021): cross-entropy and a supervised contrastive loss; defaults are COIN's.
 
@@ -131,6 +206,15 @@ class BiTuning(Settings):
 
 
 AnyObjective = Annotated[
-    CrossEntropy | CoTuning | Rifle | SupervisedContrastiveLearning | CoreTuning | BiTuning,
+    CrossEntropy
+    | CoTuning
+    | Rifle
+    | L2Sp
+    | Delta
+    | Bss
+    | MixAndMatch
+    | SupervisedContrastiveLearning
+    | CoreTuning
+    | BiTuning,
     Field(discriminator="name"),
 ]

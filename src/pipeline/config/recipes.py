@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config.base import Count
 from pipeline.config.initialisation import AnyInitialisation, LinearProbe, NoInitialisation, Stage
-from pipeline.config.objectives import AnyObjective, CoTuning, CrossEntropy, Rifle
+from pipeline.config.objectives import AnyObjective, CoTuning, CrossEntropy, Delta, L2Sp, Rifle
 from pipeline.config.reuse import AnyReuse, LabelledReuse, NoReuse
 from pipeline.config.search import Search, Taken, Tuned
 from pipeline.config.training import Training
@@ -65,6 +65,10 @@ class Recipe(Training):
         if self.from_scratch and isinstance(self.objective, CoTuning):
             raise ValueError(
                 "from_scratch does not go with objective co_tuning, which trains pre-training's head"
+            )
+        if self.from_scratch and isinstance(self.objective, L2Sp | Delta):
+            raise ValueError(
+                f"from_scratch does not go with objective {self.objective.name}, which stays near the start"
             )
         return self
 

@@ -190,8 +190,13 @@ def _start(pretrained: Backbone, model: Backbone, target: Target, fit_on: Sequen
         source_logits=source_logits,
         pretrained=pretrained.eval().requires_grad_(False),
         backbone=model,
-        training=lambda count: target.batches(target.samples.training_rows(*fit_on)[:count]),
+        training=lambda count: target.batches(_spread(target.samples.training_rows(*fit_on), count)),
     )
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many rows, evenly over all: a manifest often goes class by class."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
 
 
 def _learner(

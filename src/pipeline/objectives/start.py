@@ -27,8 +27,8 @@ class Start:
             logits before training, float32 (n, source classes), and labels int64 (n,).
         pretrained: The backbone that fine-tuning starts from, frozen and in evaluation mode.
         backbone: The one that will be trained, with its new head.
-        training: From a number to batches of so many training images, not augmented, in the
-            manifest's order: float32 (b, 3, crop, crop) and labels int64 (b,).
+        training: From a number to batches of so many training images, not augmented, spread evenly
+            over the manifest: float32 (b, 3, crop, crop) and labels int64 (b,).
     """
 
     width: int
