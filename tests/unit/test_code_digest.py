@@ -409,6 +409,8 @@ COVERED_BY = {
     "evaluation.metrics": {"evaluate"},
     "datasets.parquet": {"dataset"},
     "datasets.csv": set(),
+    "predict.classify": set(),
+    "export.card": set(),
     "text": {"recall"},
     "figures": {"recall", "gap and accuracy"},
     "tables.io": set(STEPS),

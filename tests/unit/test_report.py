@@ -165,6 +165,19 @@ def test_every_section_is_there_and_in_order(usual: Usual) -> None:
     assert len(reader.ids) == len(set(reader.ids))
 
 
+def test_the_comparison_names_every_model_and_how_to_take_the_best_away(usual: Usual) -> None:
+    text = words(Reader(usual.html).text["comparison"])
+    for run in usual.inputs.runs:
+        backbone, target, selection, recipe, seed = run.parts[-5:]
+        assert seed in ("seed0", "seed1", "seed2")
+        folder = f"results/runs/{backbone}/{target}/{selection}/{recipe}/seed"
+        assert folder + "{0,1,2}/model.safetensors" in text
+    command = re.search(r"python -m pipeline\.export (\S+) FOLDER --onnx", text)
+    assert command is not None
+    first, *_ = re.findall(r"(results/runs/\S+/seed)\{", text)
+    assert command[1] == f"{first}0"
+
+
 def test_the_page_needs_nothing_but_itself(usual: Usual) -> None:
     html = usual.html
     reader = Reader(html)

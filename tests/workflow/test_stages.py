@@ -1,4 +1,4 @@
-"""Stages before fine-tuning through the workflow: cached, handed over, searched, and trained by two processes."""
+"""Stages before fine-tuning through the workflow: cached, handed over, searched, trained by two processes."""
 
 import json
 from pathlib import Path

@@ -174,6 +174,15 @@ SCHEMAS: dict[str, TableSchema] = {
             "probabilities": FEATURE,
         },
     ),
+    "classified": TableSchema(
+        "image file",
+        {"path": pa.string(), "prediction": NAME, "probability": pa.float32()},
+        optional={
+            f"{column}_{place}": kind
+            for place in range(2, 6)
+            for column, kind in (("prediction", NAME), ("probability", pa.float32()))
+        },
+    ),
     "relationship": TableSchema(
         "class of the target",
         {"label": pa.int32(), "class_name": pa.string(), "probabilities": FEATURE},
