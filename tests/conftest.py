@@ -104,6 +104,31 @@ def training() -> Callable[..., dict[str, Any]]:
     return settings
 
 
+@pytest.fixture(scope="session")
+def tuning(training: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A function that gives the settings of plain fine-tuning as a step gets them, with some changed."""
+
+    def settings(**changes: Any) -> dict[str, Any]:
+        plain = {
+            "initialise": {"name": "none"},
+            "objective": {"name": "cross_entropy", "label_smoothing": 0.0},
+            "reuse": {"name": "none"},
+            "trainable": "all",
+            "batch_norm": "trained",
+            "from_scratch": False,
+            "checkpoint": "last",
+            "fit_on": ["train"],
+            "predict": ["validation", "test"],
+            "may_diverge": False,
+            "until": 1.0,
+            "keep_epochs": [],
+            "run": {"seed": 0},
+        }
+        return training(**plain | changes)
+
+    return settings
+
+
 @pytest.fixture
 def torch_as_before() -> Iterator[None]:
     """Takes back what a step sets in this process: determinism and threads."""

@@ -42,7 +42,7 @@ class TrainedRun:
 
 @pytest.fixture(scope="session")
 def trained_run(
-    tmp_path_factory: pytest.TempPathFactory, training: Callable[..., dict[str, Any]]
+    tmp_path_factory: pytest.TempPathFactory, tuning: Callable[..., dict[str, Any]]
 ) -> TrainedRun:
     """Photos of any shape and mode, listed, decoded, fine-tuned on and evaluated by the steps' own code."""
     root = tmp_path_factory.mktemp("trained")
@@ -50,7 +50,7 @@ def trained_run(
     _draw(images)
     threads = torch.get_num_threads()
     try:
-        folder = _train(results, images, training)
+        folder = _train(results, images, tuning)
     finally:
         torch.set_deterministic_debug_mode("default")
         torch.set_num_threads(threads)
@@ -81,7 +81,7 @@ def _draw(root: Path) -> None:
                 image.save(folder / f"{number}.{suffix}", exif=exif)
 
 
-def _train(results: Path, images: Path, training: Callable[..., dict[str, Any]]) -> Path:
+def _train(results: Path, images: Path, tuning: Callable[..., dict[str, Any]]) -> Path:
     from pipeline.backbones.backbone import Description, build_backbone
     from pipeline.backbones.files import save_backbone
     from pipeline.config.datasets import AnyDataset
@@ -104,21 +104,7 @@ def _train(results: Path, images: Path, training: Callable[..., dict[str, Any]])
     save_backbone(
         weights, build_backbone(Description(**DESCRIPTION), 3), Provenance("pipeline.backbones", made, "", {})
     )
-    settings = training(
-        initialise={"name": "none"},
-        objective={"name": "cross_entropy", "label_smoothing": 0.0},
-        reuse={"name": "none"},
-        from_scratch=False,
-        checkpoint="best",
-        fit_on=["train"],
-        predict=["validation", "test"],
-        chosen=["optimiser.learning_rate"],
-        may_diverge=False,
-        until=1.0,
-        keep_epochs=[],
-        evaluate_every=1,
-        run=KEYS,
-    )
+    settings = tuning(checkpoint="best", chosen=["optimiser.learning_rate"], evaluate_every=1, run=KEYS)
     inputs = {"manifest": digest_of_file(manifest), "weights": digest_of_file(weights)}
     folder = results.joinpath("runs", *(str(KEYS[key]) for key in list(KEYS)[:-1]), "seed0")
     record = Provenance("pipeline.finetuning", settings, "pipeline.finetuning=0123456789abcdef", inputs)

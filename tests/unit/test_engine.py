@@ -888,7 +888,7 @@ def test_history_and_timings(tmp_path: Path, train: Callable[..., Toy]) -> None:
         ("training", epoch, "1.weight") for epoch in (1, 2)
     ]
     moved = learner.encoder[1].weight - Toy().encoder[1].weight
-    assert distances[1]["distance"] == pytest.approx(float(moved.square().sum().sqrt()), rel=1e-6)
+    assert distances[1]["distance"] == pytest.approx(float(moved.detach().square().sum().sqrt()), rel=1e-6)
 
 
 def test_epoch_means_are_weighted_by_images(tmp_path: Path, train: Callable[..., Toy]) -> None:

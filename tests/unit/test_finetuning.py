@@ -125,7 +125,7 @@ def reusing(tmp_path: Path, source: Any, record: Provenance) -> Callable[..., So
 
 @pytest.fixture
 def tuned(
-    tmp_path: Path, target: Any, weights: Path, training: Callable[..., Any], record: Provenance
+    tmp_path: Path, target: Any, weights: Path, tuning: Callable[..., Any], record: Provenance
 ) -> Callable[..., Path]:
     """A function that fine-tunes and gives the folder."""
 
@@ -137,24 +137,7 @@ def tuned(
         state: Path | None = None,
         **changes: Any,
     ) -> Path:
-        settings = training(
-            **{
-                "initialise": {"name": "none"},
-                "objective": CROSS_ENTROPY,
-                "reuse": LABELLED,
-                "trainable": "all",
-                "batch_norm": "trained",
-                "from_scratch": False,
-                "checkpoint": "last",
-                "fit_on": ["train"],
-                "predict": ["validation", "test"],
-                "may_diverge": False,
-                "until": 1.0,
-                "keep_epochs": [],
-                "run": {"seed": 0},
-            }
-            | changes
-        )
+        settings = tuning(**{"reuse": LABELLED} | changes)
         finetune(given.manifest, given.images, start, tmp_path / folder, files, settings, record, state)
         return tmp_path / folder
 

@@ -478,7 +478,7 @@ def test_excluded_images_are_in_no_source_batch(
     tmp_path: Path,
     reused: Callable[..., Any],
     make_dataset: Callable[..., Any],
-    training: Callable[..., dict[str, Any]],
+    tuning: Callable[..., dict[str, Any]],
     record: Provenance,
     monkeypatch: pytest.MonkeyPatch,
     reuse: dict[str, Any],
@@ -501,20 +501,7 @@ def test_excluded_images_are_in_no_source_batch(
         preprocessing={"resize": 10, "crop": 10, "mean": [0.5] * 3, "std": [0.25] * 3},
     )
     save_backbone(tmp_path / "weights.safetensors", build_backbone(description, seed=0), record)
-    settings = training(
-        budget={"epochs": 6, "iterations": None},
-        initialise={"name": "none"},
-        objective={"name": "cross_entropy", "label_smoothing": 0.0},
-        reuse=reuse,
-        from_scratch=False,
-        checkpoint="last",
-        fit_on=["train"],
-        predict=["validation", "test"],
-        may_diverge=False,
-        until=1.0,
-        keep_epochs=[],
-        run={"seed": 0},
-    )
+    settings = tuning(budget={"epochs": 6, "iterations": None}, reuse=reuse)
     files = replace(files, leaks=None) if keep else files
     finetune(*target.paths, tmp_path / "weights.safetensors", tmp_path / "run", files, settings, record)
     selected = set(np.flatnonzero(source.labels < 2).tolist())
