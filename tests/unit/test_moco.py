@@ -183,6 +183,7 @@ def test_pretrains_and_keeps_epochs(
     assert files == [
         "checkpoints/epoch_0001.safetensors",
         "checkpoints/epoch_0003.safetensors",
+        "distances.parquet",
         "history.parquet",
         "timings.parquet",
         "weights.safetensors",
