@@ -390,6 +390,8 @@ class Results:
                 ("top1", share),
                 ("mean_per_class", share - 0.02),
                 ("negative_log_likelihood", 2 - share),
+                ("s_dbw", 1.5 - share),
+                ("intra_class_spread", 0.25),
                 ("images", 16.0),
             )
         ]

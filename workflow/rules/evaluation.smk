@@ -4,8 +4,12 @@
 rule evaluate:
     input:
         predictions=f"{RUN}/predictions.parquet",
+        features=f"{RUN}/features.parquet",
+        manifest="results/datasets/{target}/manifest.parquet",
     output:
         metrics=f"{RUN}/metrics.parquet",
+        per_class=f"{RUN}/per_class.parquet",
+        confusion=f"{RUN}/confusion.parquet",
     params:
         settings=lambda w: to_json({"run": run_of(w).keys()}),
         code=lambda w: code_of("pipeline.evaluation"),
@@ -22,7 +26,8 @@ rule evaluate:
     message:
         "Evaluate {wildcards.recipe}, selection {wildcards.selection}, seed {wildcards.seed} on {wildcards.target}"
     shell:
-        "python -m pipeline.evaluation {input.predictions} {output.metrics}"
+        "python -m pipeline.evaluation {input.predictions} {input.features} {input.manifest}"
+        " {output.metrics} {output.per_class} {output.confusion}"
         " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
 
 

@@ -20,7 +20,7 @@ from pipeline.report.ran import what_was_run
 from pipeline.report.recalled import read_recall
 from pipeline.report.scales import difference_scale, seed_scale
 from pipeline.report.searches import read_searches
-from pipeline.report.times import stages
+from pipeline.report.times import costs, stages
 from pipeline.tables import atomic_write
 
 # Units shown at each end of a ranking, images of each, and classes of the target.
@@ -103,6 +103,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
             settings["written"],
         ),
         "stages": stages(backbones, firsts, searches, runs),
+        "costs": costs(firsts, runs),
     }
 
 
@@ -148,15 +149,20 @@ def _has_part(comparison: Comparison, part: str) -> bool:
     return any(part in scores.parts for scores in comparison.scores)
 
 
-def _further_metrics(comparison: Comparison) -> list[str]:
-    """Metrics that say something else than the main one."""
+def _further_metrics(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Metrics that say something else than the main one, in groups with a title."""
     names = dict.fromkeys(name for scores in comparison.scores for name in scores.others)
     main = {scores.way: scores.parts.get(comparison.part) for scores in comparison.scores}
-    return [
+    telling = [
         name
         for name in names
         if any(scores.others.get(name) != main[scores.way] for scores in comparison.scores)
     ]
+    groups = [
+        ("Other metrics", [name for name in telling if name not in numbers.OF_FEATURES]),
+        ("Features by their true classes", [name for name in telling if name in numbers.OF_FEATURES]),
+    ]
+    return [(title, group) for title, group in groups if group]
 
 
 def _by_target(selections: Sequence[Selection]) -> dict[tuple[str, str, str], list[Selection]]:
@@ -180,6 +186,7 @@ def render(context: Mapping[str, Any]) -> str:
         "percent": numbers.percent,
         "value_of": numbers.value_of,
         "metric_name": numbers.metric_name,
+        "metric_title": numbers.metric_title,
         "count": numbers.count,
         "described": described,
         "digits": numbers.digits,

@@ -121,10 +121,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return list(_parsed(whole.splitlines()))
 
 
-def training_seconds(path: Path) -> float:
-    """How long the training in a folder took, by its timings; 0 where it has none."""
+def training_seconds(path: Path) -> dict[str, float]:
+    """How long each stage of the training in a folder took, by its timings; empty where it has none."""
     table = path / TIMINGS
-    return sum(row["seconds"] for row in _rows("timings", table)) if table.exists() else 0.0
+    seconds: dict[str, float] = {}
+    for row in _rows("timings", table) if table.exists() else []:
+        seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["seconds"]
+    return seconds
 
 
 def digest_of_content(paths: Iterable[Path], *texts: str) -> str:
