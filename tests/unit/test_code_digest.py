@@ -333,10 +333,14 @@ STEPS = {
         RESNET,
     ),
     "evaluate": ("pipeline.evaluation",),
+    "nearest neighbours": ("pipeline.floors.neighbours",),
+    "linear probe": ("pipeline.floors.linear_probe",),
+    "interpolate": ("pipeline.floors.interpolation", RESNET),
     "claims": ("pipeline.claims",),
     "domain gap": ("pipeline.analysis.domain_gap", "pipeline.reuse.labelled", RESNET),
     "gap and accuracy": ("pipeline.analysis.gap_and_accuracy",),
 }
+FLOORS = {"nearest neighbours", "linear probe", "interpolate"}
 FINE_TUNING = {"finetune", "finetune with reuse", "finetune with pseudo-labels"}
 TRAINING = FINE_TUNING | {"pretrain", "pretrain by contrast", "initialise"}
 COVERED_BY = {
@@ -371,15 +375,20 @@ COVERED_BY = {
     "pretraining.pretrain": {"pretrain", "pretrain by contrast"},
     "finetuning.finetune": FINE_TUNING,
     "engine.train": TRAINING,
-    "engine.logistic": {"finetune with pseudo-labels", "domain gap"},
-    "backbones.architectures.small_resnet": TRAINING | {"features", "domain gap"},
+    "engine.logistic": {"finetune with pseudo-labels", "domain gap", "linear probe"},
+    "backbones.architectures.small_resnet": TRAINING | {"features", "domain gap", "interpolate"},
     "backbones.architectures.torchvision": set(),
     "units.summarise": {"units"},
     "units.concepts": {"units"},
     "evaluation.metrics": {"evaluate"},
     "evaluation.s_dbw": {"evaluate"},
     "evaluation.classes": {"evaluate"},
-    "evaluation.classification": {"evaluate"},
+    "evaluation.classification": {"evaluate", *FLOORS},
+    "floors.outputs": FLOORS,
+    "floors.data": {"nearest neighbours", "linear probe"},
+    "floors.neighbours.classify": {"nearest neighbours"},
+    "floors.linear_probe.fit": {"linear probe"},
+    "floors.interpolation.interpolate": {"interpolate"},
     "datasets.parquet": {"dataset"},
     "datasets.csv": set(),
     "text": {"recall"},

@@ -1,9 +1,10 @@
 """Metrics of a run, and the comparison of runs."""
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from pipeline.comparison.compare import Outputs as ComparisonOutputs
 from pipeline.comparison.compare import compare
 from pipeline.comparison.differences import paired_difference
 from pipeline.errors import PipelineError
@@ -326,14 +328,23 @@ def compared(tmp_path: Path, record: Provenance) -> Callable[..., tuple[list[dic
     """A function that compares runs and gives the comparison's rows and text."""
 
     def run(
-        rows: list[dict[str, Any]], *baselines: str, **main_metric: str
+        rows: list[dict[str, Any]],
+        *baselines: str,
+        floors: Sequence[dict[str, Any]] = (),
+        **main_metric: str,
     ) -> tuple[list[dict[str, Any]], str]:
-        every, table, text = (tmp_path / name for name in ("all.parquet", "table.parquet", "table.txt"))
-        paths = write_metrics(tmp_path, record, rows)
-        compare(paths, every, table, text, main_metric or {"birds": "top1"}, record, baselines)
-        joined = read_table("metrics", every).to_pylist()
-        assert [row["value"] for row in joined] == [row["value"] for row in rows]
-        return read_table("comparison", table).to_pylist(), text.read_text(encoding="utf-8")
+        names = ("all.parquet", "floors.parquet", "table.parquet", "table.txt")
+        outputs = ComparisonOutputs(*(tmp_path / name for name in names))
+        paths = write_metrics(tmp_path / "runs", record, rows)
+        beside = write_metrics(tmp_path / "floors", record, list(floors))
+        compare(paths, beside, outputs, main_metric or {"birds": "top1"}, record, baselines)
+        for path, wanted in ((outputs.metrics, rows), (outputs.floors, floors)):
+            joined = read_table("metrics", path).to_pylist()
+            assert [row["value"] for row in joined] == [row["value"] for row in wanted]
+        return (
+            read_table("comparison", outputs.comparison).to_pylist(),
+            outputs.text.read_text(encoding="utf-8"),
+        )
 
     return run
 
@@ -386,6 +397,27 @@ def test_comparison_is_measured_against_a_baseline_seed_by_seed(compared: Callab
     assert [line.split() for line in lines] == [
         ["reuse", "uot", "70.0", "±", "8.7", "+10.0", "±", "5.0"],
         ["plain", "uot", "85.0", "±", "5.0", "60.0", "±", "5.0"],
+    ]
+
+
+def test_floors_stand_below_and_are_compared_with_nothing(compared: Callable[..., Any]) -> None:
+    probe = {"recipe": "linear probe", "selection": "none", "seed": 0}
+    floors = [
+        {**probe, "value": 0.5},
+        {**probe, "recipe": "k-nearest neighbours", "value": 0.7},
+        {**probe, "recipe": "k-nearest neighbours", "value": 0.6, "split": "validation"},
+        *({**probe, "recipe": "plain, interpolated", "seed": s, "value": 0.5 + s / 100} for s in range(3)),
+        {**probe, "value": 0.99, "target": "pets"},
+    ]
+    more = [{"seed": seed, "value": 0.8, "recipe": "reuse"} for seed in range(3)]
+    rows, text = compared([*THREE_SEEDS, *more], "plain", floors=floors, pets="top1", birds="top1")
+    assert {row["recipe"] for row in rows} == {"plain", "reuse"}
+    assert [re.split("  +", line) for line in text.splitlines()[3:]] == [
+        ["reuse", "uot", "80.0 ± 0.0", "+20.0 ± 5.0"],
+        ["plain", "uot", "85.0 ± 5.0", "60.0 ± 5.0"],
+        ["floor: k-nearest neighbours", "60.0", "70.0"],
+        ["floor: plain, interpolated", "51.0 ± 1.0"],
+        ["floor: linear probe", "50.0"],
     ]
 
 

@@ -1062,6 +1062,35 @@ def test_settings_in_words() -> None:
     assert flat({"a": {"b": 1, "c": None}, "d": {}}) == [("a.b", "1"), ("a.c", "none"), ("d", "none")]
 
 
+# Floors
+
+FLOORS = [
+    ("linear probe", "regularisation", 0, {1.0: (0.3, 0.31), 10.0: (0.4, 0.505)}),
+    ("k-nearest neighbours", "neighbours", 0, {1: (0.25, 0.15), 5: (0.2, 0.1)}),
+    ("plain, interpolated", "interpolation", 0, {0.0: (0.4, 0.4), 0.5: (0.5, 0.45), 1.0: (0.4, 0.3)}),
+    ("plain, interpolated", "interpolation", 1, {0.0: (0.4, 0.4), 0.5: (0.5, 0.47), 1.0: (0.4, 0.3)}),
+]
+
+
+def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., str]) -> None:
+    html = page(floors=FLOORS)
+    reader = Reader(html)
+    rows = [[words(cell) for cell in row] for row in reader.rows["floors"]]
+    assert rows == [
+        ["Floor", "Chosen", "Among", "Validation %", "Test %"],
+        ["linear probe", "C 10", "1, 10", "40.0", "50.5"],
+        ["plain, interpolated", "alpha 0.5", "0, 0.5, 1", "50.0 ± 0.0", "46.0 ± 1.4"],
+        ["k-nearest neighbours", "k 1", "1, 5", "25.0", "15.0"],
+    ]
+    assert "Not above every floor on the test part: plain, coin, scratch." in words(reader.text["floors"])
+    assert 'aria-label="Accuracy along the interpolation from the backbone to the run"' in html
+    # No other part of the page knows of them.
+    assert "linear probe" not in words(reader.text["answer"]) + words(reader.text["comparison"])
+    low = words(Reader(page(floors=FLOORS[1:2])).text["floors"])
+    assert "Every recipe is above every floor on the test part; the best, reuse · uot, has 55.0 %." in low
+    assert "floors" not in Reader(page()).text
+
+
 # Time
 
 
@@ -1158,6 +1187,7 @@ def options_of(inputs: Inputs) -> list[str]:
         "explanation": inputs.explanations,
         "initialisation": inputs.initialisations,
         "run": inputs.runs,
+        "floor": inputs.floors,
     }
     given = [
         part for option, paths in options.items() for path in paths for part in (f"--{option}", str(path))

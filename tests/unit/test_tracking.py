@@ -142,6 +142,32 @@ def test_seconds_of_training_are_logged_with_those_of_the_first_stage(tmp_path: 
     ]
 
 
+def test_a_floor_is_a_run_with_what_it_chose(tmp_path: Path) -> None:
+    key = "floors/small/animals/interpolation-plain/seed1"
+    record = Provenance("pipeline.floors.interpolation", {"interpolation": [0.5]}, "x=1", {}, {})
+    choices = {
+        "setting": ["interpolation"] * 2,
+        **{"value": [0.25, 0.5], "split": ["test"] * 2, "metric": ["top1"] * 2},
+        **{"score": [0.1, 0.2], "chosen": [False, True]},
+    }
+    write_table("choices", tmp_path / key / "choices.parquet", choices, record)
+    evaluate(tmp_path / "floors/small/animals/none/plain/seed1", 0.25)
+    (tmp_path / "floors/small/animals/none/plain/seed1/metrics.parquet").rename(
+        tmp_path / key / "metrics.parquet"
+    )
+    (state,) = read_states(tmp_path, [])
+    assert (state.folder.key, state.outcome) == (key, "finished")
+    assert state.folder.title == "floor: interpolation of plain · seed 1 · animals · small"
+    assert {
+        "kind": "floor",
+        "recipe": "floor: interpolation of plain",
+        "seed": "1",
+    }.items() <= state.tags().items()
+    found = read_record(state)
+    assert found.points == [Point("test/top1", 0, 0.25)]
+    assert found.params["chosen.interpolation"] == "0.5"
+
+
 def test_settings_become_dotted_keys() -> None:
     nested = {"a": {"b": {"c": 1e-4}, "d": {}}, "e": [1, "x"], "f": None, "g": True, "h": "text"}
     assert flattened(nested) == {"a.b.c": "0.0001", "e": '[1, "x"]', "f": "null", "g": "true", "h": "text"}

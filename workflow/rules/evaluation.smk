@@ -33,13 +33,16 @@ rule evaluate:
 
 rule compare:
     input:
-        [f"{folder}/metrics.parquet" for folder in run_folders()],
+        metrics=[f"{folder}/metrics.parquet" for folder in run_folders()],
+        floors=lambda w: [f"{folder}/metrics.parquet" for folder in floor_folders()],
     output:
         metrics="results/metrics.parquet",
+        floors="results/floors.parquet",
         comparison="results/comparison.parquet",
         text=report("results/comparison.txt", category="Comparison", caption="../report/comparison.rst"),
     params:
-        settings=to_json({"main_metric": main_metrics(), "baselines": baselines()}),
+        floors=lambda w, input: [part for path in input.floors for part in ("--floor", path)],
+        settings=to_json({"main_metric": main_metrics(), "baselines": baselines(settings)}),
         code=lambda w: code_of("pipeline.comparison"),
     log:
         "results/logs/compare.log",
@@ -54,5 +57,5 @@ rule compare:
     message:
         "Compare all runs"
     shell:
-        "python -m pipeline.comparison {output.metrics} {output.comparison} {output.text} {input}"
-        " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
+        "python -m pipeline.comparison {output.metrics} {output.floors} {output.comparison} {output.text}"
+        " {input.metrics} {params.floors:q} --settings {params.settings:q} --code {params.code} > {log} 2>&1"

@@ -26,8 +26,7 @@ def classification_metrics(predictions: pa.Table) -> dict[str, float]:
     likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     smallest = np.finfo(np.float32).tiny
     found = {
-        "top1": float(hits.mean()),
-        "mean_per_class": float(np.mean([hits[labels == c].mean() for c in np.unique(labels)])),
+        **accuracies(labels, predictions["prediction"].to_numpy()),
         "negative_log_likelihood": float(-np.log(np.maximum(likelihood, smallest)).mean()),
         "expected_calibration_error": calibration_error(hits, probabilities.max(axis=1)),
         "images": float(len(labels)),
@@ -35,6 +34,18 @@ def classification_metrics(predictions: pa.Table) -> dict[str, float]:
     if probabilities.shape[1] > 5:
         found["top5"] = top_accuracy(labels, probabilities, 5)
     return found
+
+
+def accuracies(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """``top1`` and ``mean_per_class`` accuracy, in 0..1.
+
+    Args:
+        labels: int (n,).
+        predictions: int (n,).
+    """
+    hits = predictions == labels
+    by_class = [hits[labels == label].mean() for label in np.unique(labels)]
+    return {"top1": float(hits.mean()), "mean_per_class": float(np.mean(by_class))}
 
 
 def top_accuracy(labels: np.ndarray, probabilities: np.ndarray, count: int) -> float:

@@ -14,6 +14,7 @@ from pipeline.report.data import NO_SELECTION, Inputs, Run, read_backbone, read_
 from pipeline.report.described import described
 from pipeline.report.examples import Selection, examples_of_target, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
+from pipeline.report.floors import read_floors
 from pipeline.report.gaps import read_gaps
 from pipeline.report.leaks import read_audit
 from pipeline.report.ran import what_was_run
@@ -70,6 +71,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
         "series": {comparison.pair: series_of(comparison) for comparison in comparisons},
         "sections": [
             ("comparison", "Comparison"),
+            *([("floors", "Floors")] if inputs.floors else []),
             *([("claims", "Claims")] if asked["claims"] else []),
             *([("searches", "Searches")] if searches else []),
             *([("training", "Training curves")] if training or pretraining else []),
@@ -80,6 +82,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
             ("ran", "What was run"),
             ("time", "Time"),
         ],
+        "floors": read_floors(inputs.floors, comparisons),
         "searches": searches,
         **asked,
         "training": training,

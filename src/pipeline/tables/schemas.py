@@ -243,6 +243,17 @@ SCHEMAS: dict[str, TableSchema] = {
             "value": pa.float64(),
         },
     ),
+    "choices": TableSchema(
+        "value of a floor's setting, and part",
+        {
+            "setting": NAME,
+            "value": pa.float64(),
+            "split": NAME,
+            "metric": NAME,
+            "score": pa.float64(),
+            "chosen": pa.bool_(),
+        },
+    ),
     "per_class": TableSchema(
         "part and class with images in it",
         {

@@ -19,6 +19,7 @@ from pipeline.tracking.reading import (
     digest_of_content,
     find_folders,
     flattened,
+    read_choice,
     read_history,
     read_metrics,
     training_seconds,
@@ -69,7 +70,8 @@ class State:
         """Start and end in milliseconds since 1970; the end of a running job is now."""
         if self.job is not None:
             return _milliseconds(self.job.started), _milliseconds(self.job.ended or time.time())
-        written = [path.stat().st_mtime for path in self.path.glob("history.*")]
+        tables = [*self.path.glob("history.*"), *self.path.glob(self.folder.table)]
+        written = [path.stat().st_mtime for path in tables]
         end = max(written, default=time.time())
         return _milliseconds(end - sum(training_seconds(self.path).values())), _milliseconds(end)
 
@@ -117,11 +119,11 @@ def read_states(results: Path, invocations: list[Invocation]) -> list[State]:
 def read_state(results: Path, folder: Folder, job: Job | None) -> State:
     """The state of one folder."""
     path = results / folder.key
-    state = State(folder, path, job, _outcome(path, job), "")
+    state = State(folder, path, job, _outcome(path, folder, job), "")
     if state.active:
         return state
-    finished = (path / TABLE).exists()
-    files = [path / (TABLE if finished else LINES)]
+    finished = (path / folder.table).exists()
+    files = [path / (folder.table if finished else LINES)]
     files += [path / TIMINGS] if finished else []
     files += [path / METRICS] if state.with_metrics else []
     settings = canonical_json(job.settings) if job is not None and not finished else ""
@@ -148,14 +150,18 @@ def read_record(state: State) -> Record:
         history=history,
         final=final,
         # Settings may repeat the run's keys, as `run`.
-        params={**state.folder.names, **flattened({k: v for k, v in settings.items() if k != "run"})},
+        params={
+            **state.folder.names,
+            **flattened({k: v for k, v in settings.items() if k != "run"}),
+            **read_choice(state.path),
+        },
         inputs=_inputs(state.folder, provenance) if provenance else {},
         tags=tags,
     )
 
 
 def _provenance(state: State) -> Provenance | None:
-    table = state.path / TABLE
+    table = state.path / state.folder.table
     try:
         return read_provenance(table) if table.exists() else None
     except OSError as error:
@@ -185,9 +191,9 @@ def _times(state: State, provenance: Provenance, epoch: int) -> list[Point]:
     return [Point(f"seconds/{name}", epoch, value) for name, value in {**seconds, **total}.items()]
 
 
-def _outcome(path: Path, job: Job | None) -> str:
+def _outcome(path: Path, folder: Folder, job: Job | None) -> str:
     """The job's outcome, unless the files say that they were made later than its end."""
-    table, lines = path / TABLE, path / LINES
+    table, lines = path / folder.table, path / LINES
     if job is None:
         return "finished" if table.exists() else "interrupted"
     if job.outcome == "running":
