@@ -1,12 +1,8 @@
 """What every recipe should stand above."""
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Count, Number, Positive, Settings
-
-Alpha = Annotated[Number, Field(gt=0, lt=1)]
+from pipeline.config.base import Between, Count, Positive, Settings
 
 
 class Floors(Settings):
@@ -25,7 +21,7 @@ class Floors(Settings):
         description="Strengths C of a linear probe to choose from (its inverse penalty, as in scikit-learn; "
         "features have a mean square norm of 1); no probe without any.",
     )
-    interpolation: list[Alpha] = Field(
+    interpolation: list[Between] = Field(
         [0.25, 0.5, 0.75],
         description="Shares alpha of the fine-tuned weights in weight interpolation (WiSE-FT, Wortsman et "
         "al. 2022, section 3) to choose from, with the backbone and its linear probe as the other end; "
