@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from pipeline.comparison.compare import compare
+from pipeline.comparison.compare import Outputs, compare
 from pipeline.provenance import Provenance, digest_of_file
 from pipeline.provenance.record import METADATA_KEY
 from pipeline.report.data import Inputs
@@ -70,6 +71,7 @@ class Results:
         recalled: Rows of the recall table, without one where empty.
         claimed: Rows of the table of claims, without one where empty.
         gaps: Rows of the gap_and_accuracy table, without one where empty.
+        floors: Name, setting and seed of each, with its accuracies on validation and test by value.
     """
 
     folder: Path
@@ -93,6 +95,7 @@ class Results:
     recalled: Sequence[Mapping[str, Any]] = ()
     claimed: Sequence[Mapping[str, Any]] = ()
     gaps: Sequence[Mapping[str, Any]] = ()
+    floors: Sequence[tuple[str, str, int, Mapping[float, tuple[float, float]]]] = ()
 
     def make(self) -> tuple[Inputs, dict[str, Any]]:
         """Write every table; gives the report's inputs and settings."""
@@ -122,11 +125,14 @@ class Results:
                             runs.append(self._run(keys, settings, first))
                             metrics.append(runs[-1] / "metrics.parquet")
         main_metric, baselines = dict.fromkeys(self.targets, "top1"), ["plain"]
-        paths = [self.folder / name for name in ("metrics.parquet", "comparison.parquet", "comparison.txt")]
-        compare(metrics, *paths, main_metric, self._record("evaluation", {}), baselines)
+        names = ("metrics.parquet", "floors.parquet", "comparison.parquet", "comparison.txt")
+        paths = Outputs(*(self.folder / name for name in names))
+        floors = [folder / "metrics.parquet" for folder in self._floors()]
+        compare(metrics, floors, paths, main_metric, self._record("evaluation", {}), baselines)
         inputs = Inputs(
-            comparison=paths[1],
-            metrics=paths[0],
+            comparison=paths.comparison,
+            metrics=paths.metrics,
+            floors=[path.parent for path in floors],
             datasets=[self.folder / "datasets" / name for name in digests],
             images=[self.folder / "datasets" / name / "images_12.npy" for name in digests],
             backbones=[self.folder / "backbones" / name for name in self.backbones],
@@ -365,6 +371,38 @@ class Results:
         write_table(kind, path, columns, self._record(kind, settings))
         return path
 
+    def _floors(self) -> list[Path]:
+        return [
+            self._floor(pair, *floor)
+            for pair in product(self.backbones, self.targets)
+            for floor in self.floors
+        ]
+
+    def _floor(self, pair: tuple[str, str], name: str, setting: str, seed: int, scores: Any) -> Path:
+        """The highest score on the test part is the floor's, whatever its validation."""
+        folder = self.folder / "floors" / pair[0] / pair[1] / name / f"seed{seed}"
+        record = self._record("floors", {})
+        chosen = max(scores, key=lambda value: scores[value][1])
+        run = {"backbone": pair[0], "target": pair[1], "selection": "none", "recipe": name, "seed": seed}
+        parts = ("validation", "test")
+        rows = [
+            {**run, "split": split, "metric": "top1", "value": score}
+            for split, score in zip(parts, scores[chosen], strict=True)
+        ]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        write_table("metrics", folder / "metrics.parquet", columns, record)
+        choices = [(value, split) for value in scores for split in parts]
+        columns = {
+            "setting": [setting] * len(choices),
+            "value": [value for value, _ in choices],
+            "split": [split for _, split in choices],
+            "metric": ["top1"] * len(choices),
+            "score": [scores[value][parts.index(split)] for value, split in choices],
+            "chosen": [value == chosen for value, _ in choices],
+        }
+        write_table("choices", folder / "choices.parquet", columns, record)
+        return folder
+
     def _first_stage(self, backbone: str, target: str, recipe: str, seed: int) -> tuple[Path, str]:
         folder = self.folder / "initialisations" / backbone / target / f"{recipe}-01234567" / f"seed{seed}"
         initialise = self.recipes[recipe]["initialise"]
@@ -390,6 +428,8 @@ class Results:
                 ("top1", share),
                 ("mean_per_class", share - 0.02),
                 ("negative_log_likelihood", 2 - share),
+                ("s_dbw", 1.5 - share),
+                ("intra_class_spread", 0.25),
                 ("images", 16.0),
             )
         ]

@@ -74,7 +74,10 @@ COUNTS = {
     "source": Count({"train": 640, "validation": 0, "test": 60}, "made up"),
     "target": Count({"train": 100, "validation": 20, "test": 50}, "made up"),
 }
-KINDS = ["pre-training", "feature extraction", "initialisation", "trials of searches", "fine-tuning"]
+KINDS = [
+    *("pre-training", "feature extraction", "initialisation", "trials of searches", "fine-tuning"),
+    "weight interpolation",
+]
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +184,23 @@ def test_every_kind_of_job_counts_its_images_and_forward_passes(jobs: list[Job])
     # 25 iterations: six epochs of four batches, and one batch of 32; 64 source images in two views each.
     images = 6 * 100 + 32 + 25 * 64 * 2
     assert found["fine-tuning"] == [plain] * 2 + [coin] * 2 + [("target", images, 3 * images)] * 2
+    # Of the 50 test images: three mixtures, both ends, and the best mixture again.
+    assert found["weight interpolation"] == [("target", 6 * 50, 6 * 50)] * 2
+
+
+def test_floors_need_features_of_targets_that_no_selection_reads() -> None:
+    changed = copy.deepcopy(CONFIG)
+    changed["experiments"][0] |= {"recipes": ["coin"], "selections": []}
+    jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
+    found = [(job.kind, job.dataset, job.images) for job in jobs if "feature" in job.kind]
+    assert found == [("feature extraction", "target", 170)]
+    changed["backbones"]["moco"]["feature_layer"] = "projection"
+    jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
+    found = [(job.kind, job.dataset, job.images) for job in jobs if "feature" in job.kind]
+    assert found == [("features for floors", "target", 170)]
+    changed["floors"] = {"enabled": False}
+    jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
+    assert not [job for job in jobs if "feature" in job.kind]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +268,7 @@ def test_hours_follow_from_flops(jobs: list[Job], tmp_path: Path) -> None:
     hours = sum(job.forwards for job in jobs) * 5e9 / 2e12 / 3600
     assert lines[-1].split() == [
         "total",
-        "17",
+        "19",
         f"{sum(job.images for job in jobs):,.0f}",
         f"{hours:.3f}",
         "estimated",
@@ -293,7 +313,7 @@ def test_unknown_numbers_of_images_make_hours_unknown(config: Config, tmp_path: 
     jobs = gpu_jobs(Resolver(config), {"source": COUNTS["source"]}.get)
     lines = [line.split() for line in table(jobs, costs(jobs, lambda _: 10**9, 1.0, tmp_path))]
     assert ["fine-tuning", "6", "unknown", "unknown", "unknown"] in lines
-    assert lines[-1] == ["total", "17", "unknown", "unknown", "estimated,", "unknown"]
+    assert lines[-1] == ["total", "19", "unknown", "unknown", "estimated,", "unknown"]
     assert lines[1][:2] == ["pre-training", "1"]
     assert lines[1][-1] == "estimated"
 

@@ -24,7 +24,7 @@ from pipeline.provenance import Provenance, code, code_digest
 from pipeline.provenance.record import METADATA_KEY
 from pipeline.report import numbers
 from pipeline.report.answers import answer, compare_ways, is_beyond_spread, narrowed
-from pipeline.report.data import Curve, Inputs, Pair, Way, read_backbone, read_run
+from pipeline.report.data import Curve, Inputs, Pair, Run, Time, Way, read_backbone, read_run
 from pipeline.report.described import described, differing, flat, shared
 from pipeline.report.examples import _data_uri, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
@@ -33,7 +33,7 @@ from pipeline.report.gaps import read_gaps
 from pipeline.report.page import collect, render, write_report
 from pipeline.report.scales import difference_scale, scale_of, seed_scale
 from pipeline.report.searches import read_searches
-from pipeline.report.times import stages
+from pipeline.report.times import costs, stages
 
 from ..made_up import PLAIN, RECIPES, Results
 
@@ -399,6 +399,10 @@ def test_other_metrics_are_shown_where_they_say_something_else(usual: Usual) -> 
     assert "Other metrics on the test part" in text
     assert "Mean per-class accuracy %" in text
     assert "53.0 ± 1.0 1.450 ± 0.010" in text
+    # Those of features stand apart, and keep their capitals.
+    assert "Features by their true classes on the test part" in text
+    assert "Recipe Selection S_Dbw Spread within classes" in text
+    assert "0.950 ± 0.010 0.250 ± 0.000" in text
 
 
 def test_without_a_test_part_validation_is_what_counts(page: Callable[..., str]) -> None:
@@ -1071,6 +1075,35 @@ def test_settings_in_words() -> None:
     assert flat({"a": {"b": 1, "c": None}, "d": {}}) == [("a.b", "1"), ("a.c", "none"), ("d", "none")]
 
 
+# Floors
+
+FLOORS = [
+    ("linear probe", "regularisation", 0, {1.0: (0.3, 0.31), 10.0: (0.4, 0.505)}),
+    ("k-nearest neighbours", "neighbours", 0, {1: (0.25, 0.15), 5: (0.2, 0.1)}),
+    ("plain, interpolated", "interpolation", 0, {0.0: (0.4, 0.4), 0.5: (0.5, 0.45), 1.0: (0.4, 0.3)}),
+    ("plain, interpolated", "interpolation", 1, {0.0: (0.4, 0.4), 0.5: (0.5, 0.47), 1.0: (0.4, 0.3)}),
+]
+
+
+def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., str]) -> None:
+    html = page(floors=FLOORS)
+    reader = Reader(html)
+    rows = [[words(cell) for cell in row] for row in reader.rows["floors"]]
+    assert rows == [
+        ["Floor", "Chosen", "Among", "Validation %", "Test %"],
+        ["linear probe", "C 10", "1, 10", "40.0", "50.5"],
+        ["plain, interpolated", "alpha 0.5", "0, 0.5, 1", "50.0 ± 0.0", "46.0 ± 1.4"],
+        ["k-nearest neighbours", "k 1", "1, 5", "25.0", "15.0"],
+    ]
+    assert "Not above every floor on the test part: plain, coin, scratch." in words(reader.text["floors"])
+    assert 'aria-label="Accuracy along the interpolation from the backbone to the run"' in html
+    # No other part of the page knows of them.
+    assert "linear probe" not in words(reader.text["answer"]) + words(reader.text["comparison"])
+    low = words(Reader(page(floors=FLOORS[1:2])).text["floors"])
+    assert "Every recipe is above every floor on the test part; the best, reuse · uot, has 55.0 %." in low
+    assert "floors" not in Reader(page()).text
+
+
 # Time
 
 
@@ -1088,9 +1121,32 @@ def test_time_is_added_over_jobs(usual: Usual) -> None:
     assert found["Fine-tuning", "reuse"].rate == 200
     rows = [[words(cell) for cell in row] for row in Reader(usual.html).rows["time"]]
     assert rows[6][:6] == ["Fine-tuning", "reuse", "9", "200", "10 s", "1 min 30 s"]
-    assert rows[-1][0] == "All"
-    assert rows[-1][5] == "3 min 10 s"
+    assert rows[7][0] == "All"
+    assert rows[7][5] == "3 min 10 s"
     assert stages([], [], [], []) == []
+
+
+def test_a_run_costs_its_first_stage_too(usual: Usual) -> None:
+    rows = [[words(cell) for cell in row] for row in Reader(usual.html).rows["time"]][8:]
+    assert rows == [
+        ["Recipe", "Selection", "Stages", "Total"],
+        ["scratch", "", "finetuning 10 s", "10 s ± 0.0 s"],
+        ["plain", "", "finetuning 10 s", "10 s ± 0.0 s"],
+        ["coin", "", "coin 5.0 s, then finetuning 5.0 s", "10 s ± 0.0 s"],
+        *(
+            [f"reuse · {name}", name, "finetuning 10 s", "10 s ± 0.0 s"]
+            for name in ("uot", "random", "uot_clusters")
+        ),
+    ]
+    run = replace(usual_run(usual, "plain"), times={"finetuning": Time(100, 13.0, "cpu")})
+    (cost,) = costs([], [usual_run(usual, "plain"), run])
+    assert (cost.total, cost.deviation) == (11.5, pytest.approx(np.std([10, 13], ddof=1)))
+    assert costs([], [run])[0].deviation is None
+
+
+def usual_run(usual: Usual, recipe: str) -> Run:
+    """The first run of a recipe."""
+    return next(run for run in map(read_run, usual.inputs.runs) if run.way.recipe == recipe)
 
 
 @pytest.mark.parametrize(
@@ -1144,6 +1200,7 @@ def options_of(inputs: Inputs) -> list[str]:
         "explanation": inputs.explanations,
         "initialisation": inputs.initialisations,
         "run": inputs.runs,
+        "floor": inputs.floors,
     }
     given = [
         part for option, paths in options.items() for path in paths for part in (f"--{option}", str(path))

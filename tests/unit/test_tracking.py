@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 import snakemake_logger_plugin_graftune as plugin
 from pipeline.errors import PipelineError
-from pipeline.provenance import Provenance
+from pipeline.provenance import Provenance, digest_of_file
 from pipeline.tables import write_table
 from pipeline.tracking import sync as sync_module
 from pipeline.tracking.events import last_jobs, read_invocations
@@ -51,19 +51,29 @@ def append(folder: Path, rows: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def finish(folder: Path, rows: list[dict[str, Any]], settings: dict[str, Any] | None = None) -> None:
+def finish(
+    folder: Path, rows: list[dict[str, Any]], settings: dict[str, Any] | None = None, weights: str = "b" * 16
+) -> None:
     """What a finished job leaves."""
     record = Provenance(
         "pipeline.finetuning",
         SETTINGS if settings is None else settings,
         "pipeline.finetuning=0123456789abcdef",
-        {"manifest": "a" * 16, "weights": "b" * 16, "membership": "c" * 16},
+        {"manifest": "a" * 16, "weights": weights, "membership": "c" * 16},
         {},
     )
     write_table(
         "history", folder / "history.parquet", {name: [r[name] for r in rows] for name in rows[0]}, record
     )
     (folder / "history.jsonl").unlink(missing_ok=True)
+
+
+def spend(folder: Path, seconds: dict[str, float]) -> None:
+    """The timings of two epochs of each stage that took so long."""
+    rows = [(stage, epoch, 10, each, "cpu") for stage, each in seconds.items() for epoch in (1, 2)]
+    names = ("stage", "epoch", "images", "seconds", "device")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    write_table("timings", folder / "timings.parquet", columns, Provenance("test", {}, "x=1", {}, {}))
 
 
 def evaluate(folder: Path, value: float) -> None:
@@ -110,6 +120,52 @@ def test_final_metrics_follow_the_history(tmp_path: Path) -> None:
     points = read_record(state).points
     assert len(points) == 7
     assert points[-1] == Point("test/top1", 3, 0.5)
+
+
+def test_seconds_of_training_are_logged_with_those_of_the_first_stage(tmp_path: Path) -> None:
+    first = tmp_path / "initialisations/small/animals/coin-1a2b3c4d/seed0"
+    other = tmp_path / "initialisations/small/animals/noisy-1a2b3c4d/seed0"
+    for folder, stage, seconds in ((first, "coin", 2.5), (other, "noisy", 9.0)):
+        finish(folder, history(1, stage=stage), {"stage": stage})
+        spend(folder, {stage: seconds})
+    finish(tmp_path / RUN, history(3), weights=digest_of_file(first / "history.parquet"))
+    spend(tmp_path / RUN, {"fine-tuning": 1.0})
+    points = {state.folder.key: read_record(state).final for state in read_states(tmp_path, [])}
+    assert points[RUN] == [
+        Point("seconds/coin", 3, 5.0),
+        Point("seconds/fine-tuning", 3, 2.0),
+        Point("seconds/total", 3, 7.0),
+    ]
+    assert points["initialisations/small/animals/noisy-1a2b3c4d/seed0"] == [
+        Point("seconds/noisy", 1, 18.0),
+        Point("seconds/total", 1, 18.0),
+    ]
+
+
+def test_a_floor_is_a_run_with_what_it_chose(tmp_path: Path) -> None:
+    key = "floors/small/animals/interpolation-plain/seed1"
+    record = Provenance("pipeline.floors.interpolation", {"interpolation": [0.5]}, "x=1", {}, {})
+    choices = {
+        "setting": ["interpolation"] * 2,
+        **{"value": [0.25, 0.5], "split": ["test"] * 2, "metric": ["top1"] * 2},
+        **{"score": [0.1, 0.2], "chosen": [False, True]},
+    }
+    write_table("choices", tmp_path / key / "choices.parquet", choices, record)
+    evaluate(tmp_path / "floors/small/animals/none/plain/seed1", 0.25)
+    (tmp_path / "floors/small/animals/none/plain/seed1/metrics.parquet").rename(
+        tmp_path / key / "metrics.parquet"
+    )
+    (state,) = read_states(tmp_path, [])
+    assert (state.folder.key, state.outcome) == (key, "finished")
+    assert state.folder.title == "floor: interpolation of plain · seed 1 · animals · small"
+    assert {
+        "kind": "floor",
+        "recipe": "floor: interpolation of plain",
+        "seed": "1",
+    }.items() <= state.tags().items()
+    found = read_record(state)
+    assert found.points == [Point("test/top1", 0, 0.25)]
+    assert found.params["chosen.interpolation"] == "0.5"
 
 
 def test_settings_become_dotted_keys() -> None:

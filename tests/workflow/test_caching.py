@@ -33,6 +33,7 @@ selections:
 recipes:
   coin: {budget: {epochs: 2}, batch_size: 8, initialise: {name: coin, share: 0.5}}
   reuse: {budget: {epochs: 1}, batch_size: 8, reuse: {name: labelled}}
+  plain: {budget: {epochs: 1}, batch_size: 8}
 experiments:
   - name: both
     backbones: [small]
@@ -40,6 +41,7 @@ experiments:
     selections: [random, clusters]
     recipes: [coin, reuse]
   - {name: another seed, backbones: [small], targets: [target], recipes: [coin], seeds: [1]}
+  - {name: baseline, backbones: [small], targets: [target], recipes: [plain]}
 """
 # Every job of that config, and the jobs that it reads from.
 NEEDS: dict[str, list[str]] = {
@@ -107,11 +109,28 @@ NEEDS: dict[str, list[str]] = {
         "leaks small/source/target",
         "select small/source/target/clusters",
     ],
+    "finetune small/target/none/plain/seed0": ["dataset target", "images target/images_14", "pretrain small"],
+    "evaluate small/target/none/plain/seed0": ["finetune small/target/none/plain/seed0"],
     "evaluate small/target/none/coin/seed0": ["finetune small/target/none/coin/seed0"],
     "evaluate small/target/none/coin/seed1": ["finetune small/target/none/coin/seed1"],
     "evaluate small/target/random/reuse/seed0": ["finetune small/target/random/reuse/seed0"],
     "evaluate small/target/clusters/reuse/seed0": ["finetune small/target/clusters/reuse/seed0"],
+    "nearest_neighbours small/target/neighbours/seed0": ["gather_features small/target"],
+    "linear_probe small/target/linear_probe/seed0": ["gather_features small/target"],
+    "interpolate small/target/interpolation-plain/seed0": [
+        "linear_probe small/target/linear_probe/seed0",
+        "finetune small/target/none/plain/seed0",
+    ],
+    "evaluate_floor small/target/neighbours/seed0": ["nearest_neighbours small/target/neighbours/seed0"],
+    "evaluate_floor small/target/linear_probe/seed0": ["linear_probe small/target/linear_probe/seed0"],
+    "evaluate_floor small/target/interpolation-plain/seed0": [
+        "interpolate small/target/interpolation-plain/seed0"
+    ],
     "compare": [
+        "evaluate small/target/none/plain/seed0",
+        "evaluate_floor small/target/neighbours/seed0",
+        "evaluate_floor small/target/linear_probe/seed0",
+        "evaluate_floor small/target/interpolation-plain/seed0",
         "evaluate small/target/none/coin/seed0",
         "evaluate small/target/none/coin/seed1",
         "evaluate small/target/random/reuse/seed0",
@@ -376,14 +395,18 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         setting("datasets.target.subset", {"by": "number", "per_class": 2}),
         descendants("dataset target"),
     ),
-    "dataset: metric": (setting("datasets.target.metric", "mean_per_class"), descendants("compare")),
+    # Floors choose by it.
+    "dataset: metric": (
+        setting("datasets.target.metric", "mean_per_class"),
+        descendants("nearest_neighbours", "linear_probe"),
+    ),
     "backbone: learning rate": (
         setting("backbones.small.method.optimiser", {"name": "sgd", "learning_rate": 0.02}),
         descendants("pretrain"),
     ),
     "backbone: feature layer": (
         setting("backbones.small.feature_layer", "stem"),
-        descendants("extract_features"),
+        descendants("extract_features") | {"floor_features small/target"},
     ),
     "features: batch size": (setting("features.batch_size", 128), descendants("extract_features")),
     "selection: seed": (
@@ -412,6 +435,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         setting("recipes.reuse.reuse.leaks", "keep"),
         descendants("finetune small/target/random/reuse", "finetune small/target/clusters/reuse"),
     ),
+    "floors: k": (setting("floors.neighbours", [2]), descendants("nearest_neighbours")),
+    "floors: C": (setting("floors.regularisation", [2.0]), descendants("linear_probe")),
+    "floors: alpha": (setting("floors.interpolation", [0.4]), descendants("interpolate")),
+    "floors: none": (setting("floors.enabled", False), descendants("compare")),
     "leakage: threshold": (setting("leakage.hamming", 6), descendants("leaks")),
     "recipe: how often it is evaluated": (
         setting("recipes.coin.evaluate_every", 5),
@@ -470,6 +497,12 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         descendants("finetune small/target/random/reuse", "finetune small/target/clusters/reuse"),
     ),
     "code: evaluation": (function("evaluation.metrics"), descendants("evaluate")),
+    "code: nearest neighbours": (
+        function("floors.neighbours.classify"),
+        descendants("nearest_neighbours"),
+    ),
+    "code: linear probe": (function("floors.linear_probe.fit"), descendants("linear_probe")),
+    "code: interpolation": (function("floors.interpolation.interpolate"), descendants("interpolate")),
     "code: comparison": (function("comparison.compare"), descendants("compare")),
     "code: report": (function("report.page"), {"report"}),
     "the report's template": (texts(lambda text: f"{text}\n<hr>", "src/pipeline/report/*.j2"), {"report"}),
@@ -478,7 +511,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "settings that no job reads": (
         together(
             setting("datasets.more", {"format": "csv", "path": "more.csv"}),
-            setting("recipes.plain", {"budget": {"epochs": 1}}),
+            setting("recipes.more", {"budget": {"epochs": 1}}),
             setting("tracking", {"uri": "sqlite:///elsewhere.db", "experiment": "other"}),
         ),
         NOTHING,

@@ -21,22 +21,22 @@ ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "config" / "presets"
 # All jobs of a fresh run.
 JOBS = {
-    "moco": 135,
-    "quickdraw_long_tail": 192,
+    "moco": 167,
+    "quickdraw_long_tail": 252,
     "quickdraw_recall": 24,
-    "quickdraw_reuse": 812,
-    "quickdraw_tenths": 139,
-    "uot_figure3a": 413,
-    "uot_figure3b": 343,
-    "uot_figure4b": 336,
-    "uot_protocol": 241,
+    "quickdraw_reuse": 1052,
+    "quickdraw_tenths": 149,
+    "uot_figure3a": 513,
+    "uot_figure3b": 373,
+    "uot_figure4b": 356,
+    "uot_protocol": 251,
     "uot_recall": 110,
-    "uot_table1a": 505,
-    "uot_table1b": 602,
-    "uot_table2": 298,
-    "uot_table3": 151,
+    "uot_table1a": 585,
+    "uot_table1b": 690,
+    "uot_table2": 338,
+    "uot_table3": 181,
     "uot_table4": 26,
-    "uot_table4_accuracy": 204,
+    "uot_table4_accuracy": 225,
 }
 RULES = {
     "pretrain": "pre-training",
@@ -44,6 +44,8 @@ RULES = {
     "initialise": "initialisation",
     "trial": "trials of searches",
     "finetune": "fine-tuning",
+    "floor_features": "features for floors",
+    "interpolate": "weight interpolation",
     "domain_gap": "domain gap",
 }
 

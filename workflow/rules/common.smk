@@ -15,6 +15,15 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
 sys.path.insert(0, str(ROOT / "src"))
 
+from pipeline.config.floor_runs import (
+    PENULTIMATE,
+    baselines,
+    classifier_settings,
+    floors,
+    has_features,
+    interpolated_run,
+    interpolation_settings,
+)
 from pipeline.config.loading import load_config
 from pipeline.config.reading import read_yaml
 from pipeline.config.model import NO_SELECTION
@@ -65,6 +74,7 @@ wildcard_constraints:
     recipe=r"[\w.-]+",
     units=r"[\w.-]+",
     initialisation=r"[\w.-]+",
+    floor=r"[\w.-]+",
     trial=r"[0-9a-f]+",
     rung=r"\d+",
     seed=r"\d+",
@@ -152,18 +162,6 @@ def run_folders():
 def main_metrics():
     """The metric to report of each target."""
     return {run.target: settings.datasets[run.target].metric for run in settings.runs()}
-
-
-def baselines():
-    """Recipes that others are measured against: plain fine-tuning, with neither stage nor reuse."""
-    recipes = {run.recipe: settings.recipes[run.recipe] for run in settings.runs()}
-    return [
-        name
-        for name, recipe in recipes.items()
-        if (recipe.initialise.name, recipe.objective.name, recipe.reuse.name)
-        == ("none", "cross_entropy", "none")
-        and not recipe.from_scratch
-    ]
 
 
 def selection_of(run):

@@ -14,6 +14,7 @@ READ_IN = {
     "search": ["search.parquet"],
     "initialisation": ["history.parquet", "timings.parquet"],
     "run": ["history.parquet", "timings.parquet"],
+    "floor": ["metrics.parquet", "choices.parquet"],
 }
 
 
@@ -105,6 +106,7 @@ def reported():
         "search": reported_searches(),
         "initialisation": reported_initialisations(),
         "run": run_folders(),
+        "floor": floor_folders(),
         **reported_where_asked(),
     }
 
@@ -148,7 +150,7 @@ def report_settings(wildcards):
         {
             "experiments": [entry.model_dump(mode="json", include=asked) for entry in settings.experiments],
             "main_metric": main_metrics(),
-            "baselines": baselines(),
+            "baselines": baselines(settings),
             "written": {
                 section: {
                     name: getattr(settings, section)[name].model_dump(mode="json", exclude_defaults=True)

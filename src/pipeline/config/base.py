@@ -17,6 +17,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=60)]
 Number = Annotated[float, BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_truth_value)]
+Between = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_no_truth_value)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_no_truth_value)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_no_truth_value)]
 Ratio = Annotated[float, Field(gt=1), BeforeValidator(_no_truth_value)]

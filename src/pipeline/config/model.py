@@ -11,6 +11,7 @@ from pipeline.config.backbones import AnyBackbone, KeptEpoch, PretrainedHere
 from pipeline.config.base import Count, Name, Seed, Settings
 from pipeline.config.claims import Claims
 from pipeline.config.datasets import AnyDataset
+from pipeline.config.floors import Floors
 from pipeline.config.leakage import Leakage
 from pipeline.config.recipes import Recipe
 from pipeline.config.runs import Gap, Ranking, Run
@@ -73,6 +74,7 @@ class Config(Settings):
     recipes: dict[Name, Recipe] = Field(default_factory=dict, description="How to fine-tune.")
     experiments: list[Experiment] = Field(min_length=1, description="What to cross.")
     features: Features = Field(Features(), description="How features are extracted.")
+    floors: Floors = Field(Floors(), description="What every recipe should stand above.")
     leakage: Leakage = Field(Leakage(), description="Which source images count as copies.")
     explanation: Explanation = Field(Explanation(), description="How selections are explained.")
     claims: Claims = Field(Claims(), description="What to ask of the runs.")

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.config.backbones import PretrainedHere
 from pipeline.config.datasets import ClassMeans
-from pipeline.config.model import NO_SELECTION
+from pipeline.config.floor_runs import floors, has_features, interpolation_settings
+from pipeline.config.model import NO_SELECTION, Config
 from pipeline.config.resolve import Resolver
 from pipeline.config.runs import Gap, Run
 from pipeline.config.selections import Classes
@@ -17,7 +18,11 @@ from pipeline.estimate.images import Count
 
 PRETRAINING, FEATURES, INITIALISATION = "pre-training", "feature extraction", "initialisation"
 TRIALS, FINETUNING, GAPS = "trials of searches", "fine-tuning", "domain gap"
-KINDS = (PRETRAINING, FEATURES, INITIALISATION, TRIALS, FINETUNING, GAPS)
+FLOOR_FEATURES, INTERPOLATION = "features for floors", "weight interpolation"
+KINDS = (
+    *(PRETRAINING, FEATURES, INITIALISATION, TRIALS, FINETUNING),
+    *(FLOOR_FEATURES, INTERPOLATION, GAPS),
+)
 # A backward pass takes the gradients of weights and of inputs: as much work as two forward passes.
 TRAINED = 3
 
@@ -58,7 +63,7 @@ def gpu_jobs(resolver: Resolver, counts: Counts) -> list[Job]:
         resolver: Of the config.
         counts: Images of a dataset.
     """
-    kinds = (_pretraining, _features, _initialisations, _trials, _runs, _gaps)
+    kinds = (_pretraining, _features, _initialisations, _trials, _runs, _floor_features, _mixtures, _gaps)
     return [job for kind in kinds for job in kind(resolver, counts)]
 
 
@@ -103,9 +108,10 @@ def _pretraining(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 
 
 def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
-    """The shards of every dataset whose units a ranking reads."""
-    rankings = resolver.config.rankings()
+    """The shards of every dataset whose units a ranking reads, or whose features floors classify."""
+    config, rankings = resolver.config, resolver.config.rankings()
     pairs = dict.fromkeys((r.backbone, name) for r in rankings for name in (r.source, r.target))
+    pairs |= dict.fromkeys(pair for pair in _classified(config) if has_features(config, pair[0]))
     for backbone, name in pairs:
         entry = resolver.config.datasets[name]
         if isinstance(entry, ClassMeans):
@@ -113,6 +119,30 @@ def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
         count = counts(name)
         images = count and sum(count.parts.values()) / entry.shards
         yield from [Job(FEATURES, backbone, name, images, images)] * entry.shards
+
+
+def _classified(config: Config) -> list[tuple[str, str]]:
+    """Backbones and targets whose features floors classify."""
+    return list(dict.fromkeys((floor.backbone, floor.target) for floor in floors(config)))
+
+
+def _floor_features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    """Penultimate features of targets, where others are cached."""
+    for backbone, target in _classified(resolver.config):
+        if not has_features(resolver.config, backbone):
+            count = counts(target)
+            images = count and sum(count.parts.values())
+            yield Job(FLOOR_FEATURES, backbone, target, images, images)
+
+
+def _mixtures(resolver: Resolver, counts: Counts) -> Iterator[Job]:
+    """Predictions by each mixture and both ends, and by the chosen one again."""
+    for floor in floors(resolver.config):
+        if floor.run is not None:
+            settings, count = interpolation_settings(resolver.config, floor.run), counts(floor.target)
+            passes = len(settings["interpolation"]) + 3
+            images = count and passes * count.of(settings["predict"])
+            yield Job(INTERPOLATION, floor.backbone, floor.target, images, images)
 
 
 def _initialisations(resolver: Resolver, counts: Counts) -> Iterator[Job]:

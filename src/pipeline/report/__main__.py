@@ -22,6 +22,7 @@ def main(
     explanation: Annotated[
         list[Path] | None, typer.Option(help="Folder that explains a selection; repeat it.")
     ] = None,
+    floor: Annotated[list[Path] | None, typer.Option(help="Folder of a floor; repeat it.")] = None,
     search: Annotated[
         list[Path] | None, typer.Option(help="Folder of a search, with its trials; repeat it.")
     ] = None,
@@ -52,6 +53,7 @@ def main(
             explanations=explanation or [],
             initialisations=initialisation or [],
             runs=run,
+            floors=floor or [],
             searches=search or [],
             recall=recall,
             recall_figures=recall_figures,

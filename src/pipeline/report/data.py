@@ -31,6 +31,7 @@ class Inputs:
     explanations: list[Path]
     initialisations: list[Path]
     runs: list[Path]
+    floors: list[Path]
     searches: list[Path]
     recall: Path | None
     recall_figures: Path | None

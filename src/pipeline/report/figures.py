@@ -156,6 +156,31 @@ def scatter(
         return _inline(figure, describes, identity)
 
 
+def line_plot(
+    lines: Sequence[Line], across: str, describes: str, identity: str, size: tuple[float, float]
+) -> str:
+    """One panel of shares over something from 0 to 1.
+
+    Args:
+        lines: The lines, with what they are over as their epochs; the later is drawn on top.
+        across: What that is.
+        describes: What it shows, for those who cannot see it.
+        identity: Sets its ids apart from those of other figures on the page.
+        size: Width and height in pixels.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _empty(size)
+        for line in lines:
+            _draw(axes, line)
+        axes.set_xlim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(_percent)
+        axes.set_xlabel(across)
+        return _inline(figure, describes, identity)
+
+
 def _empty(size: tuple[float, float]) -> tuple[Figure, Axes]:
     """A panel without contents, with the same edges in every figure, so that those side by side align."""
     width, height = size

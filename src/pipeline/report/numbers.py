@@ -5,11 +5,21 @@ from math import floor, log10
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 METRICS = {
     "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
     "mean_per_class": "mean per-class accuracy",
     "negative_log_likelihood": "negative log-likelihood",
+    "expected_calibration_error": "calibration error",
+    "s_dbw": "S_Dbw",
+    "scat": "Scat",
+    "dens_bw": "Dens_bw",
+    "s_dbw_coin": "S_Dbw by COIN's code",
+    "intra_class_spread": "spread within classes",
+    "inter_class_spread": "spread between classes",
 }
 # Metrics that are shares of one.
-SHARES = ("top1", "mean_per_class")
+SHARES = ("top1", "top5", "mean_per_class", "expected_calibration_error")
+# Metrics of the feature space; of S_Dbw and its terms and of the spread within classes, less is better.
+OF_FEATURES = ("s_dbw", "scat", "dens_bw", "s_dbw_coin", "intra_class_spread", "inter_class_spread")
 
 
 def number(value: float, decimals: int = 1, signed: bool = False) -> str:
@@ -33,6 +43,12 @@ def value_of(value: float, metric: str) -> str:
 def metric_name(metric: str) -> str:
     """A metric in words."""
     return METRICS.get(metric, metric.replace("_", " "))
+
+
+def metric_title(metric: str) -> str:
+    """A metric as a heading; names such as S_Dbw keep their capitals."""
+    name = metric_name(metric)
+    return name[0].upper() + name[1:]
 
 
 def with_error(value: float, error: float) -> tuple[str, str]:

@@ -14,13 +14,14 @@ from pipeline.report.data import NO_SELECTION, Inputs, Run, read_backbone, read_
 from pipeline.report.described import described
 from pipeline.report.examples import Selection, examples_of_target, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
+from pipeline.report.floors import read_floors
 from pipeline.report.gaps import read_gaps
 from pipeline.report.leaks import read_audit
 from pipeline.report.ran import what_was_run
 from pipeline.report.recalled import read_recall
 from pipeline.report.scales import difference_scale, seed_scale
 from pipeline.report.searches import read_searches
-from pipeline.report.times import stages
+from pipeline.report.times import costs, stages
 from pipeline.tables import atomic_write
 
 # Units shown at each end of a ranking, images of each, and classes of the target.
@@ -70,6 +71,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
         "series": {comparison.pair: series_of(comparison) for comparison in comparisons},
         "sections": [
             ("comparison", "Comparison"),
+            *([("floors", "Floors")] if inputs.floors else []),
             *([("claims", "Claims")] if asked["claims"] else []),
             *([("searches", "Searches")] if searches else []),
             *([("training", "Training curves")] if training or pretraining else []),
@@ -80,6 +82,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
             ("ran", "What was run"),
             ("time", "Time"),
         ],
+        "floors": read_floors(inputs.floors, comparisons),
         "searches": searches,
         **asked,
         "training": training,
@@ -103,6 +106,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
             settings["written"],
         ),
         "stages": stages(backbones, firsts, searches, runs),
+        "costs": costs(firsts, runs),
     }
 
 
@@ -148,15 +152,20 @@ def _has_part(comparison: Comparison, part: str) -> bool:
     return any(part in scores.parts for scores in comparison.scores)
 
 
-def _further_metrics(comparison: Comparison) -> list[str]:
-    """Metrics that say something else than the main one."""
+def _further_metrics(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Metrics that say something else than the main one, in groups with a title."""
     names = dict.fromkeys(name for scores in comparison.scores for name in scores.others)
     main = {scores.way: scores.parts.get(comparison.part) for scores in comparison.scores}
-    return [
+    telling = [
         name
         for name in names
         if any(scores.others.get(name) != main[scores.way] for scores in comparison.scores)
     ]
+    groups = [
+        ("Other metrics", [name for name in telling if name not in numbers.OF_FEATURES]),
+        ("Features by their true classes", [name for name in telling if name in numbers.OF_FEATURES]),
+    ]
+    return [(title, group) for title, group in groups if group]
 
 
 def _by_target(selections: Sequence[Selection]) -> dict[tuple[str, str, str], list[Selection]]:
@@ -180,6 +189,7 @@ def render(context: Mapping[str, Any]) -> str:
         "percent": numbers.percent,
         "value_of": numbers.value_of,
         "metric_name": numbers.metric_name,
+        "metric_title": numbers.metric_title,
         "count": numbers.count,
         "described": described,
         "digits": numbers.digits,

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.data import Backbone, Initialisation, Run, Time
+import numpy as np
+
+from pipeline.report.data import Backbone, Initialisation, Pair, Run, Time, Way
 from pipeline.report.searches import Search
 
 
@@ -59,3 +61,40 @@ def _stage(name: str, of: str, jobs: Sequence[Mapping[str, Time]]) -> Stage:
     devices = ", ".join(dict.fromkeys(time.device for time in times))
     images, seconds = sum(time.images for time in times), sum(time.seconds for time in times)
     return Stage(name, of, len(jobs), images, seconds, devices)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run of a way takes, as COIN's Table 2 tells it: all of its training, first stage included.
+
+    Attributes:
+        pair: The backbone and target.
+        way: The recipe and selection.
+        seconds: Of each stage, mean over seeds, in the order that they run in.
+        total: Of all stages, mean over seeds.
+        deviation: Of that, of a sample; None for one seed.
+    """
+
+    pair: Pair
+    way: Way
+    seconds: Mapping[str, float]
+    total: float
+    deviation: float | None
+
+
+def costs(firsts: Sequence[Initialisation], runs: Sequence[Run]) -> list[Cost]:
+    """The cost of every way, in the order of the runs; a first stage that runs share counts in each."""
+    before = {first.digest: first.times for first in firsts}
+    groups: dict[tuple[Pair, Way], list[dict[str, float]]] = {}
+    for run in runs:
+        times = {**before.get(run.record.inputs.get("weights", ""), {}), **run.times}
+        seconds = {stage: time.seconds for stage, time in times.items()}
+        groups.setdefault((run.pair, run.way), []).append(seconds)
+    return [_cost(pair, way, seeds) for (pair, way), seeds in groups.items()]
+
+
+def _cost(pair: Pair, way: Way, seeds: Sequence[Mapping[str, float]]) -> Cost:
+    totals = [sum(seconds.values()) for seconds in seeds]
+    means = {stage: float(np.mean([seconds[stage] for seconds in seeds])) for stage in seeds[0]}
+    deviation = float(np.std(totals, ddof=1)) if len(totals) > 1 else None
+    return Cost(pair, way, means, float(np.mean(totals)), deviation)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import classification_metrics
+from pipeline.evaluation.classification import classification_metrics
 from pipeline.provenance import Provenance
 from pipeline.tables import read_table, write_table
 

@@ -256,6 +256,35 @@ SCHEMAS: dict[str, TableSchema] = {
             "value": pa.float64(),
         },
     ),
+    "choices": TableSchema(
+        "value of a floor's setting, and part",
+        {
+            "setting": NAME,
+            "value": pa.float64(),
+            "split": NAME,
+            "metric": NAME,
+            "score": pa.float64(),
+            "chosen": pa.bool_(),
+        },
+    ),
+    "per_class": TableSchema(
+        "part and class with images in it",
+        {
+            "split": NAME,
+            "label": pa.int32(),
+            "class_name": NAME,
+            "images": pa.int64(),
+            "accuracy": pa.float64(),
+            "confused_label": pa.int32(),
+            "confused_with": NAME,
+            "confused_images": pa.int64(),
+        },
+        nullable=frozenset({"confused_label", "confused_with"}),
+    ),
+    "confusion": TableSchema(
+        "part, label and prediction that occurs",
+        {"split": NAME, "label": pa.int32(), "prediction": pa.int32(), "images": pa.int64()},
+    ),
     "comparison": TableSchema(
         "backbone, target, selection, recipe, split and metric",
         {

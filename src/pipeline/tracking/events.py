@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.tracking.locks import is_locked
-from pipeline.tracking.reading import TABLE, Folder, folder_of, read_lines
+from pipeline.tracking.reading import Folder, folder_of, read_lines
 
 SIGNALS = 2.0  # seconds in which Ctrl-C may reach a job before Snakemake says that it was stopped
 
@@ -147,7 +147,7 @@ class _Tally:
             if folder is None:
                 continue
             self.folders[number] = folder.key
-            if output.name == TABLE:
+            if output.name == folder.table:
                 settings, code = _command(event["command"] or "")
                 self.jobs[number] = Job(
                     folder,

@@ -15,11 +15,14 @@ LAYOUT = {
     "initialisations": ("initialisation", ("backbone", "target", "initialisation", "seed")),
     "searches": ("trial", ("backbone", "target", "selection", "recipe", "trial")),
     "runs": ("fine-tuning", ("backbone", "target", "selection", "recipe", "seed")),
+    "floors": ("floor", ("backbone", "target", "floor", "seed")),
 }
 # Trials that are halved have a folder for each rung below.
 RUNG = re.compile(r"rung\d+")
 COLUMNS = {"stage", "epoch", "split", "metric", "value"}
 LINES, TABLE, METRICS, TIMINGS = "history.jsonl", "history.parquet", "metrics.parquet", "timings.parquet"
+# What floors have where others have a history.
+CHOICES = "choices.parquet"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Folder:
     key: str
     kind: str
     names: Mapping[str, str] = field(hash=False)
+
+    @property
+    def table(self) -> str:
+        """The table that a finished job leaves, whose record says what made it."""
+        return CHOICES if self.kind == "floor" else TABLE
 
     @property
     def title(self) -> str:
@@ -77,19 +85,22 @@ def folder_of(path: PurePath) -> Folder | None:
     key = "/".join([top, *parts[: len(names)]])
     if "seed" in values:
         values["seed"] = values["seed"].removeprefix("seed")
+    if "floor" in values:
+        name = values["floor"].replace("_", " ").replace("-", " of ", 1)
+        values |= {"recipe": f"floor: {name}", "selection": "none"}
     if "rung" in values:
         values["rung"] = values["rung"].removeprefix("rung")
     return Folder(key, kind, values)
 
 
 def find_folders(results: Path) -> dict[str, Folder]:
-    """Every folder that holds a history, by key."""
+    """Every folder that holds a history, or the choices of a floor, by key."""
     found = {}
     patterns = ["/".join([top, *["*"] * len(names), "history.*"]) for top, (_, names) in LAYOUT.items()]
-    for pattern in [*patterns, "searches/*/*/*/*/*/rung*/history.*"]:
+    for pattern in [*patterns, "searches/*/*/*/*/*/rung*/history.*", f"floors/*/*/*/*/{CHOICES}"]:
         for path in sorted(results.glob(pattern)):
             folder = folder_of(path.relative_to(results))
-            if folder is not None and path.name in (LINES, TABLE):
+            if folder is not None and path.name in (LINES, folder.table):
                 found[folder.key] = folder
     return found
 
@@ -111,6 +122,13 @@ def read_metrics(path: Path, epoch: int) -> list[Point]:
     return [_point(row, epoch) for row in _rows("metrics", path / METRICS) if row["metric"] != "images"]
 
 
+def read_choice(path: Path) -> dict[str, str]:
+    """The setting that a floor chose, as a parameter; empty of other folders."""
+    table = path / CHOICES
+    rows = _rows("choices", table) if table.exists() else []
+    return {f"chosen.{row['setting']}": f"{row['value']:g}" for row in rows if row["chosen"]}
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a file that may be growing; a half-written last one is left out."""
     try:
@@ -121,10 +139,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return list(_parsed(whole.splitlines()))
 
 
-def training_seconds(path: Path) -> float:
-    """How long the training in a folder took, by its timings; 0 where it has none."""
+def training_seconds(path: Path) -> dict[str, float]:
+    """How long each stage of the training in a folder took, by its timings; empty where it has none."""
     table = path / TIMINGS
-    return sum(row["seconds"] for row in _rows("timings", table)) if table.exists() else 0.0
+    seconds: dict[str, float] = {}
+    for row in _rows("timings", table) if table.exists() else []:
+        seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["seconds"]
+    return seconds
 
 
 def digest_of_content(paths: Iterable[Path], *texts: str) -> str:

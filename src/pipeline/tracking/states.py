@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import PipelineError
-from pipeline.provenance import Provenance, canonical_json, read_provenance
+from pipeline.provenance import Provenance, canonical_json, digest_of_file, read_provenance
 from pipeline.tracking.events import Invocation, Job, last_jobs
 from pipeline.tracking.reading import (
     LINES,
     METRICS,
     TABLE,
+    TIMINGS,
     Folder,
     Point,
     digest_of_content,
     find_folders,
     flattened,
+    read_choice,
     read_history,
     read_metrics,
     training_seconds,
@@ -68,9 +70,10 @@ class State:
         """Start and end in milliseconds since 1970; the end of a running job is now."""
         if self.job is not None:
             return _milliseconds(self.job.started), _milliseconds(self.job.ended or time.time())
-        written = [path.stat().st_mtime for path in self.path.glob("history.*")]
+        tables = [*self.path.glob("history.*"), *self.path.glob(self.folder.table)]
+        written = [path.stat().st_mtime for path in tables]
         end = max(written, default=time.time())
-        return _milliseconds(end - training_seconds(self.path)), _milliseconds(end)
+        return _milliseconds(end - sum(training_seconds(self.path).values())), _milliseconds(end)
 
 
 class Input(NamedTuple):
@@ -86,7 +89,7 @@ class Record:
 
     Attributes:
         history: Metrics by epoch.
-        final: Metrics of the last epoch, which tell how good the result is.
+        final: Values of the last epoch: how long training took, and how good the result is.
         params: Run keys and settings, flat.
         inputs: What it was made from, by role.
         tags: Digests of code and provenance, and the step.
@@ -116,11 +119,12 @@ def read_states(results: Path, invocations: list[Invocation]) -> list[State]:
 def read_state(results: Path, folder: Folder, job: Job | None) -> State:
     """The state of one folder."""
     path = results / folder.key
-    state = State(folder, path, job, _outcome(path, job), "")
+    state = State(folder, path, job, _outcome(path, folder, job), "")
     if state.active:
         return state
-    finished = (path / TABLE).exists()
-    files = [path / (TABLE if finished else LINES)]
+    finished = (path / folder.table).exists()
+    files = [path / (folder.table if finished else LINES)]
+    files += [path / TIMINGS] if finished else []
     files += [path / METRICS] if state.with_metrics else []
     settings = canonical_json(job.settings) if job is not None and not finished else ""
     return State(folder, path, job, state.outcome, digest_of_content(files, settings))
@@ -140,18 +144,24 @@ def read_record(state: State) -> Record:
         tags |= {"provenance": provenance.digest(), "mlflow.source.name": provenance.step}
     history = read_history(state.path)
     last = max((point.epoch for point in history), default=0)
+    final = _times(state, provenance, last) if provenance else []
+    final += read_metrics(state.path, last) if state.with_metrics else []
     return Record(
         history=history,
-        final=read_metrics(state.path, last) if state.with_metrics else [],
+        final=final,
         # Settings may repeat the run's keys, as `run`.
-        params={**state.folder.names, **flattened({k: v for k, v in settings.items() if k != "run"})},
+        params={
+            **state.folder.names,
+            **flattened({k: v for k, v in settings.items() if k != "run"}),
+            **read_choice(state.path),
+        },
         inputs=_inputs(state.folder, provenance) if provenance else {},
         tags=tags,
     )
 
 
 def _provenance(state: State) -> Provenance | None:
-    table = state.path / TABLE
+    table = state.path / state.folder.table
     try:
         return read_provenance(table) if table.exists() else None
     except OSError as error:
@@ -168,9 +178,22 @@ def _inputs(folder: Folder, provenance: Provenance) -> dict[str, Input]:
     return {role: Input(names.get(role) or role, digest) for role, digest in provenance.inputs.items()}
 
 
-def _outcome(path: Path, job: Job | None) -> str:
+def _times(state: State, provenance: Provenance, epoch: int) -> list[Point]:
+    """Seconds of training by stage and in all, from the backbone on: of a run with its first stage."""
+    seconds = training_seconds(state.path)
+    if state.folder.kind == "fine-tuning":
+        names = state.folder.names
+        pattern = f"initialisations/{names['backbone']}/{names['target']}/*/seed{names['seed']}/{TABLE}"
+        for history in state.path.parents[len(names)].glob(pattern):
+            if digest_of_file(history) == provenance.inputs.get("weights"):
+                seconds = {**training_seconds(history.parent), **seconds}
+    total = {"total": sum(seconds.values())} if seconds else {}
+    return [Point(f"seconds/{name}", epoch, value) for name, value in {**seconds, **total}.items()]
+
+
+def _outcome(path: Path, folder: Folder, job: Job | None) -> str:
     """The job's outcome, unless the files say that they were made later than its end."""
-    table, lines = path / TABLE, path / LINES
+    table, lines = path / folder.table, path / LINES
     if job is None:
         return "finished" if table.exists() else "interrupted"
     if job.outcome == "running":

@@ -15,11 +15,12 @@ TAGS = {"recipe": 110, "selection": 100, "target": 100, "backbone": 100, "seed":
 
 
 def saved_view() -> str:
-    """The tag's value: fine-tuning runs, with what tells them apart and how good they are."""
+    """The tag's value: fine-tuning runs and floors, with what tells them apart and how good they are."""
     metrics = {f"metrics.`{name}`": width for name, width in METRICS.items()}
     tags = {f"tags.`{name}`": width for name, width in TAGS.items()}
     state = {
-        "searchFilter": "tags.kind = 'fine-tuning'",
+        # Of kinds fine-tuning and floor; MLflow's filters have no "or".
+        "searchFilter": "tags.kind LIKE 'f%'",
         "orderByKey": "attributes.`Created`",
         "orderByAsc": False,
         "selectedColumns": [*metrics, *tags],

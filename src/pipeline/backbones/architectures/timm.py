@@ -29,7 +29,7 @@ def build(settings: Mapping[str, Any]) -> tuple[nn.Module, int, str | None]:
     name = settings["model"]
     if not timm.is_model(name):
         raise PipelineError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
-    model = timm.create_model(name, pretrained=False, num_classes=0)
+    model: Any = timm.create_model(name, pretrained=False, num_classes=0)
     layer = model.pretrained_cfg.get("classifier")
     if not isinstance(layer, str | None):
         layers = ", ".join(layer)

@@ -1,0 +1,1 @@
+"""What every recipe should stand above: classifiers of frozen features, and interpolated weights."""

@@ -1,0 +1,1 @@
+"""Weights between the backbone with its linear probe and a fine-tuned model."""
