@@ -275,8 +275,8 @@ def test_step_that_memory_does_not_hold(
             stage.train(tmp_path / "run")
     assert str(failure.value) == (
         "no memory left for a step with batch_size 8, accumulate 1, precision float32. Try batch_size: 4 "
-        "with accumulate: 2, which gives steps of as many images, or precision: bfloat16, or a smaller network or "
-        "smaller images. The last good checkpoint is kept."
+        "with accumulate: 2, which gives steps of as many images, or precision: bfloat16, or a smaller "
+        "network or smaller images. The last good checkpoint is kept."
     )
     assert_checkpoint_of_epoch(tmp_path / "run", 2)
     stage.train(tmp_path / "run")

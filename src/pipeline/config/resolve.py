@@ -21,6 +21,7 @@ TRAINING = (
     "batch_size",
     "accumulate",
     "precision",
+    "compile",
     "threads",
     "gpu",
     "optimiser",

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.engine.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.engine.compiling import compile_forward
 from pipeline.engine.distances import Distances
 from pipeline.engine.distributed import lost_connection_told, rank, world
 from pipeline.engine.learner import Learner, Loss
@@ -51,7 +52,7 @@ def fit(
         learner: What to train.
         optimiser: Of the learner's parameters.
         streams: The first decides how many batches an epoch has; the others give as many.
-        training: Settings: schedule, precision, accumulate, evaluate_every.
+        training: Settings: schedule, precision, accumulate, batch_size, compile, threads, evaluate_every.
         window: Which steps to make.
         workspace: Where history, timings and checkpoints go.
         evaluate: Metrics on the validation part, at every ``evaluate_every`` epochs and the budget's last.
@@ -64,6 +65,8 @@ def fit(
         PipelineError: If memory is full: what to change; if another process that trains along has ended.
     """
     distances = Distances(optimiser.backbone)
+    if training["compile"]:
+        compile_forward(optimiser.backbone, training["threads"])
     position = _resume(learner, optimiser, workspace, window)
     epochs = _Epochs(learner, optimiser, streams, training, window)
     last_epoch = window.epochs[-1]
