@@ -258,7 +258,7 @@ def test_trials_go_on_from_rung_to_rung(cluster: Cluster, tmp_path: Path) -> Non
 
 
 def test_two_gpus_of_one_machine_train_together(cluster: Cluster, tmp_path: Path) -> None:
-    """The step compares the number of its processes with `gpu: 2`, and ends with an error where it differs."""
+    """The step compares the number of its processes with `gpu: 2`, and refuses any other."""
     before = max((job.number for job in cluster.jobs()), default=0)
     folder = copy_project(tmp_path, JOINT)
     arguments = (f"results/{JOINT_RUN}/model.safetensors", *AS_TYPED)
