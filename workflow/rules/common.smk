@@ -203,6 +203,16 @@ def images_of(dataset, backbone):
     return f"results/datasets/{dataset}/images_{resolve.resize(backbone)}.npy"
 
 
+def originals_of(dataset, backbone):
+    """The same at their own sizes, where the backbone's training cuts its crops from them."""
+    return [f"results/datasets/{dataset}/originals.arrow"] if resolve.crops_originals(backbone) else []
+
+
+def originals_options(wildcards, input):
+    """The option of the command that names them."""
+    return [part for path in input.originals for part in ("--originals", path)]
+
+
 def names(section, *classes):
     """A wildcard pattern for the entries of a section whose origin or format is one of `classes`."""
     kinds = {

@@ -76,3 +76,17 @@ rule images:
     shell:
         "python -m pipeline.images {input.manifest} {output.images} --threads {threads}"
         " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
+
+
+use rule images as originals with:
+    output:
+        images="results/datasets/{dataset}/originals.arrow",
+    params:
+        settings=to_json({"size": None}),
+        code=lambda w: code_of("pipeline.images"),
+    log:
+        "results/logs/datasets/{dataset}/originals.log",
+    benchmark:
+        "results/benchmarks/datasets/{dataset}/originals.tsv"
+    message:
+        "Dataset {wildcards.dataset}: decode images at their own sizes"

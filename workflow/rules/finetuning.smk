@@ -23,6 +23,7 @@ rule initialise:
     input:
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
+        originals=lambda w: originals_of(w.target, w.backbone),
         weights="results/backbones/{backbone}/weights.safetensors",
         chosen=deciding_stage,
     output:
@@ -33,7 +34,7 @@ rule initialise:
         distances=f"{INITIALISATION}/distances.parquet",
     params:
         folder=subpath(output.weights, parent=True),
-        options=chosen_options,
+        options=lambda w, input: chosen_options(w, input) + originals_options(w, input),
         launch=lambda w: launched(resolve.stage_of(w.initialisation).settings["gpu"]),
         settings=lambda w: to_json({**resolve.stage_of(w.initialisation).settings, "seed": int(w.seed)}),
         code=lambda w: code_of(
@@ -67,6 +68,13 @@ def start_of(wildcards):
         return {"weights": f"results/backbones/{run.backbone}/weights.safetensors"}
     folder = INITIALISATION.format(**run.keys(), initialisation=stage.key)
     return {"weights": f"{folder}/weights.safetensors", "carried": f"{folder}/carried.safetensors"}
+
+
+def large_images(wildcards):
+    """Images at their own sizes that crops are cut from, by the option that takes them."""
+    run = run_of(wildcards)
+    sides = {"originals": run.target} | ({"source_originals": run.source} if run.source else {})
+    return {name: path for name, side in sides.items() for path in originals_of(side, run.backbone)}
 
 
 def reused(wildcards):
@@ -103,7 +111,8 @@ def chosen(wildcards):
 
 def finetuning_options(wildcards, input):
     """The options of the command: layers of the stage before, what is reused, and who decides settings."""
-    names = [name for name in start_of(wildcards) if name != "weights"] + [*reused(wildcards)]
+    names = [name for name in start_of(wildcards) if name != "weights"]
+    names += [*reused(wildcards), *large_images(wildcards)]
     named = [part for name in names for part in (f"--{name.replace('_', '-')}", input[name])]
     return named + chosen_options(wildcards, input)
 
@@ -112,6 +121,7 @@ rule finetune:
     input:
         unpack(start_of),
         unpack(reused),
+        unpack(large_images),
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
         chosen=chosen,

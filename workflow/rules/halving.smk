@@ -20,6 +20,7 @@ use rule finetune as trial_to_rung with:
     input:
         unpack(start_of),
         unpack(reused),
+        unpack(large_images),
         manifest="results/datasets/{target}/manifest.parquet",
         images=lambda w: images_of(w.target, w.backbone),
         chosen=taken,

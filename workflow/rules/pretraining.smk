@@ -5,6 +5,7 @@ rule pretrain:
     input:
         manifest=lambda w: f"results/datasets/{settings.backbones[w.backbone].dataset}/manifest.parquet",
         images=lambda w: images_of(settings.backbones[w.backbone].dataset, w.backbone),
+        originals=lambda w: originals_of(settings.backbones[w.backbone].dataset, w.backbone),
     output:
         weights="results/backbones/{backbone}/weights.safetensors",
         history="results/backbones/{backbone}/history.parquet",
@@ -13,6 +14,7 @@ rule pretrain:
         checkpoints=directory("results/backbones/{backbone}/checkpoints"),
     params:
         folder=subpath(output.weights, parent=True),
+        options=originals_options,
         launch=lambda w: launched(settings.backbones[w.backbone].method.gpu),
         settings=lambda w: to_json(resolve.weights_settings(w.backbone)),
         code=lambda w: code_of(
@@ -37,4 +39,4 @@ rule pretrain:
         "Backbone {wildcards.backbone}: pre-train"
     shell:
         "{params.launch} pipeline.pretraining {input.manifest} {input.images} {params.folder}"
-        " --settings {params.settings:q} --code {params.code} > {log} 2>&1"
+        " {params.options:q} --settings {params.settings:q} --code {params.code} > {log} 2>&1"

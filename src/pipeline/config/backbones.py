@@ -25,6 +25,12 @@ class Preprocessing(Settings):
         (0.229, 0.224, 0.225), description="Standard deviation of each channel, in 0..1."
     )
 
+    stored: Literal["resized", "original"] = Field(
+        "resized",
+        description="What random resized crops of training are cut from: squares of `resize` pixels, which "
+        "are stored anyway, or the images at their own sizes, as papers do, which takes far more disk.",
+    )
+
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocessing":
         if self.crop > self.resize:

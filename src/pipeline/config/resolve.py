@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config.backbones import AnyBackbone, Checkpoint, Elsewhere, KeptEpoch
+from pipeline.config.backbones import AnyBackbone, Checkpoint, Elsewhere, KeptEpoch, Preprocessing
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
 from pipeline.config.model import NO_SELECTION, Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
@@ -127,9 +127,16 @@ class Resolver:
 
     def resize(self, backbone: str) -> int:
         """Stored size of images for a backbone, in pixels."""
+        return self._preprocessing(backbone).resize
+
+    def crops_originals(self, backbone: str) -> bool:
+        """Whether a backbone's training cuts its crops from images of their own sizes."""
+        return self._preprocessing(backbone).stored == "original"
+
+    def _preprocessing(self, backbone: str) -> Preprocessing:
         entry = self.config.origin(backbone)
         assert not isinstance(entry, KeptEpoch | Elsewhere)
-        return entry.preprocessing.resize
+        return entry.preprocessing
 
     def weights_settings(self, backbone: str) -> dict[str, Any]:
         """What a backbone's weights depend on: its entry, less the layer that features are read from."""

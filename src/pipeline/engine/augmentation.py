@@ -29,21 +29,47 @@ class Augmentation:
         self.crop = int(preprocessing["crop"])
         self.normalise = Normalisation(preprocessing)
 
-    def __call__(self, images: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, draws: np.ndarray, cut: bool = False) -> torch.Tensor:
         """Change each image by its own numbers.
 
         Args:
             images: uint8 (n, height, width, 3).
             draws: float32 (n, `draws`) in [0, 1).
+            cut: Whether they are random resized crops already, (n, crop, crop, 3), by `boxes`.
 
         Returns:
             float32 (n, 3, crop, crop), normalised, channels last in memory.
         """
-        return self.normalise.pixels(self.change(images, torch.from_numpy(draws).to(images.device)))
+        return self.normalise.pixels(self.change(images, torch.from_numpy(draws).to(images.device), cut))
 
-    def change(self, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    def boxes(self, sides: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """The random resized crop of images of any size: a share of the area, of a ratio from 3:4 to 4:3.
+
+        As torchvision's RandomResizedCrop, but for boxes that reach beyond the image: those are cut off at
+        its border, not drawn again.
+
+        Args:
+            sides: Height and width in pixels, int64 (n, 2).
+            draws: float32 (n, `draws`) in [0, 1); the same numbers decide as for stored squares.
+
+        Returns:
+            Top, left, height and width, int64 (n, 4).
+        """
+        low, high = self.settings["resized_crop"]
+        numbers = draws.astype(np.float64)
+        area = (low + (high - low) * numbers[:, 2]) * sides.prod(1)
+        ratio = np.exp((2 * numbers[:, 3] - 1) * np.log(4 / 3))
+        extent = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], 1).round().astype(np.int64)
+        extent = np.clip(extent, 1, sides)
+        corner = (numbers[:, :2] * (sides - extent + 1)).astype(np.int64)
+        return np.concatenate([corner, extent], 1)
+
+    def change(self, images: torch.Tensor, numbers: torch.Tensor, cut: bool = False) -> torch.Tensor:
         """As a call, before the normalisation: float32 (n, 3, crop, crop) in 0..1."""
-        if self.settings["resized_crop"] is not None:
+        if cut:
+            pixels = images.permute(0, 3, 1, 2).float().div_(255)
+            pixels = torch.where(self._flipped(numbers)[:, None, None, None], pixels.flip(3), pixels)
+        elif self.settings["resized_crop"] is not None:
             pixels = self._resized_crop(images, numbers)
         else:
             pixels = self._padded_crop(images, numbers)

@@ -10,6 +10,7 @@ import torch
 from pipeline.engine.augmentation import Augmentation
 from pipeline.engine.distributed import own_part
 from pipeline.engine.randomness import derive, permutation, uniforms
+from pipeline.images.originals import Originals
 from pipeline.tables import Samples
 
 
@@ -90,6 +91,8 @@ class ImageStream:
         seed: Seed of the augmentations.
         device: Where batches go.
         draws: How many further numbers each image has in each epoch.
+        originals: The images at their own sizes, from which random resized crops are cut; by so many
+            threads as the arithmetic has.
     """
 
     def __init__(
@@ -103,11 +106,13 @@ class ImageStream:
         seed: int,
         device: torch.device,
         draws: int = 0,
+        originals: Originals | None = None,
     ):
         self.images, self.labels, self.samples = images, labels, samples
         self.sample_ids = sample_ids
         self.sampler, self.augmentations = sampler, augmentations
         self.seed, self.device, self.draws = seed, device, draws
+        self.originals = originals
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch; the same for the same number."""
@@ -115,14 +120,24 @@ class ImageStream:
             size = len(positions)
             positions = own_part(positions)
             rows = self.samples[positions]
-            pixels = torch.from_numpy(self.images[rows]).to(self.device)
-            first, *further = (
-                change(pixels, uniforms(rows, change.draws, self.seed, "augmentation", number, view))
-                for view, change in enumerate(self.augmentations)
-            )
+            first, *further = self._views(rows, number)
             labels = torch.from_numpy(self.labels[positions]).to(self.device)
             draws = torch.from_numpy(uniforms(rows, self.draws, self.seed, "draws", number)).to(self.device)
             yield Batch(first, labels, rows, size, tuple(further), draws)
+
+    def _views(self, rows: np.ndarray, epoch: int) -> Iterator[torch.Tensor]:
+        """The images of these rows in each of the augmentations."""
+        squares: torch.Tensor | None = None
+        for view, change in enumerate(self.augmentations):
+            numbers = uniforms(rows, change.draws, self.seed, "augmentation", epoch, view)
+            if self.originals is not None and change.settings["resized_crop"] is not None:
+                boxes = change.boxes(self.originals.sides(rows), numbers)
+                crops = self.originals.crop(rows, boxes, change.crop, torch.get_num_threads())
+                yield change(torch.from_numpy(crops).to(self.device), numbers, cut=True)
+                continue
+            if squares is None:
+                squares = torch.from_numpy(self.images[rows]).to(self.device)
+            yield change(squares, numbers)
 
 
 def _spread(generator: np.random.Generator, classes: int, size: int) -> np.ndarray:
@@ -141,6 +156,7 @@ def target_stream(
     device: torch.device,
     views: int = 1,
     draws: int = 0,
+    originals: Originals | None = None,
 ) -> ImageStream:
     """Shuffled batches of these rows of a dataset, in `views` augmentations as `training` says."""
     return ImageStream(
@@ -153,4 +169,5 @@ def target_stream(
         seed=seed,
         device=device,
         draws=draws,
+        originals=originals,
     )

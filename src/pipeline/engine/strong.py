@@ -38,9 +38,9 @@ class StrongAugmentation(Augmentation):
         self.operations, self.magnitude = operations, magnitude
         self.draws = DRAWS + 2 * operations
 
-    def change(self, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    def change(self, images: torch.Tensor, numbers: torch.Tensor, cut: bool = False) -> torch.Tensor:
         """uint8 (n, height, width, 3) and (n, draws) to float32 (n, 3, crop, crop) in 0..1."""
-        weak = super().change(images, numbers[:, :DRAWS])
+        weak = super().change(images, numbers[:, :DRAWS], cut)
         pixels = weak.mul(255).round_().to(torch.uint8)
         for first in range(DRAWS, self.draws, 2):
             pixels = rand_augment(

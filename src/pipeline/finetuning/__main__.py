@@ -14,8 +14,10 @@ def main(
     weights: Annotated[Path, typer.Argument(help="The backbone to start from.")],
     folder: Annotated[Path, typer.Argument(help="Gets model, history, predictions, features.")],
     carried: Annotated[Path | None, typer.Option(help="Layers that the stage before hands over.")] = None,
+    originals: Annotated[Path | None, typer.Option(help="Its images at their own sizes.")] = None,
     source_manifest: Annotated[Path | None, typer.Option(help="The source's manifest.")] = None,
     source_images: Annotated[Path | None, typer.Option(help="Its decoded images.")] = None,
+    source_originals: Annotated[Path | None, typer.Option(help="Its images at their own sizes.")] = None,
     membership: Annotated[Path | None, typer.Option(help="Its images' units.")] = None,
     selection: Annotated[Path | None, typer.Option(help="The selected units.")] = None,
     leaks: Annotated[Path | None, typer.Option(help="Source images to leave out.")] = None,
@@ -34,13 +36,20 @@ def main(
 
         source, inputs = None, {"manifest": manifest, "weights": weights}
         if source_manifest and source_images and membership and selection:
-            source = SourceFiles(source_manifest, source_images, membership, selection, leaks)
+            source = SourceFiles(
+                source_manifest, source_images, membership, selection, leaks, source_originals
+            )
             inputs |= {"source": source_manifest, "membership": membership, "selection": selection}
             inputs |= {"leaks": leaks} if leaks else {}
         inputs |= {"carried": carried} if carried else {}
         step, searches = with_chosen(step, chosen or [])
         provenance = step.provenance(**inputs, **searches)
-        finetune(manifest, images, weights, folder, source, step.settings, provenance, state, carried)
+        finetune(
+            *(manifest, images, weights, folder, source, step.settings, provenance),
+            state=state,
+            carried=carried,
+            originals=originals,
+        )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, reuse
 from pipeline.finetuning.target import Target, open_target
 from pipeline.finetuning.validation import Validation, spread
 from pipeline.images.cache import open_images
+from pipeline.images.originals import open_originals
 from pipeline.initialisation.carried import take_over
 from pipeline.objectives import Start
 from pipeline.progress import log
@@ -44,6 +45,7 @@ def finetune(
     provenance: Provenance,
     state: Path | None = None,
     carried: Path | None = None,
+    originals: Path | None = None,
 ) -> None:
     """Train one run, or a part of one that may go on.
 
@@ -62,6 +64,8 @@ def finetune(
         state: Folder of a training that goes on: what was trained there with another ``until`` is not
             trained again. None trains in `folder`, once.
         carried: Layers that the stage before hands over; None without a stage.
+        originals: The target's images at their own sizes, where the backbone's preprocessing says that
+            crops are cut from them.
     """
     device, seed = prepare_device(settings["threads"], settings["gpu"]), settings["run"]["seed"]
     pretrained = load_backbone(weights).to(device)
@@ -71,7 +75,7 @@ def finetune(
     learner = _learner(pretrained, target, reused, settings, seed).to(device)
     if carried:
         take_over(carried, learner.carried)
-    streams = _streams(learner, target, source, reused, settings, seed)
+    streams = _streams(learner, target, originals, source, reused, settings, seed)
     window = _window(streams["target"], settings, learner.objective.cycles)
     kept = KeptEpochs(folder, settings["keep_epochs"], window.epochs, provenance)
     with Workspace(folder, "finetuning", provenance, state, _identity(provenance)) as workspace:
@@ -104,6 +108,7 @@ def _window(target: ImageStream, settings: Mapping[str, Any], cycles: int) -> Wi
 def _streams(
     learner: FineTuning,
     target: Target,
+    originals: Path | None,
     source: SourceFiles | None,
     reused: Reused | None,
     settings: Mapping[str, Any],
@@ -111,6 +116,7 @@ def _streams(
 ) -> dict[str, ImageStream]:
     """Batches of the target and, with reuse, of the source."""
     preprocessing, device = learner.backbone.description.preprocessing, target.device
+    stored = preprocessing.get("stored", "resized")
     rows, objective = target.samples.training_rows(*settings["fit_on"]), learner.objective
     stream = target_stream(
         target.samples,
@@ -122,6 +128,7 @@ def _streams(
         device,
         objective.views,
         objective.draws,
+        open_originals(originals, len(target.samples.ids), stored),
     )
     if source is None or reused is None:
         return {"target": stream}
@@ -129,9 +136,10 @@ def _streams(
     size = settings["reuse"]["batch_size"]
     sizes = [size or len(positions) for positions in stream.sampler.epoch(0)]
     pixels = open_images(source.images, len(reused.samples.ids))
+    larger = open_originals(source.originals, len(reused.samples.ids), stored)
     return {
         "target": stream,
-        "source": source_stream(reused, pixels, sizes, settings, preprocessing, seed, device),
+        "source": source_stream(reused, pixels, sizes, settings, preprocessing, seed, device, larger),
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from pipeline.datasets.subsets import kept_rows
 from pipeline.engine.streams import ClassBalanced, ImageStream
 from pipeline.errors import PipelineError, listed
+from pipeline.images.originals import Originals
 from pipeline.progress import log
 from pipeline.tables import Samples, read_samples, read_table
 
@@ -29,6 +30,7 @@ class SourceFiles:
         membership: Which image is in which unit.
         selection: Which units are selected.
         leaks: Which images to leave out; None keeps all.
+        originals: Its images at their own sizes, where crops are cut from them.
     """
 
     manifest: Path
@@ -36,6 +38,7 @@ class SourceFiles:
     membership: Path
     selection: Path
     leaks: Path | None = None
+    originals: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def source_stream(
     preprocessing: Mapping[str, Any],
     seed: int,
     device: torch.device,
+    originals: Originals | None = None,
 ) -> ImageStream:
     """Batches of the selected images, spread evenly over classes, or over units where labels are not used.
 
@@ -127,6 +131,7 @@ def source_stream(
         preprocessing: The backbone's.
         seed: Of draws and augmentation.
         device: Where batches go.
+        originals: The images at their own sizes, where crops are cut from them.
     """
     kind = kind_of_reuse(settings["reuse"])
     return ImageStream(
@@ -138,6 +143,7 @@ def source_stream(
         augmentations=kind.augmentations(settings["reuse"], settings["augmentation"], preprocessing),
         seed=seed,
         device=device,
+        originals=originals,
     )
 
 

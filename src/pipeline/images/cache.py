@@ -54,7 +54,7 @@ def write_images(manifest: Path, output: Path, size: int, threads: int) -> None:
     Raises:
         PipelineError: If the manifest is unreadable or empty, or an image cannot be decoded.
     """
-    rows = _count_rows(manifest)
+    rows = count_rows(manifest)
     batches = read_batches(manifest, ["sample_id", "image"], BATCH)
     shape = (rows, size, size, 3)
     with atomic_path(output) as temporary, temporary.open("wb") as array:
@@ -66,7 +66,7 @@ def write_images(manifest: Path, output: Path, size: int, threads: int) -> None:
                 progress.update(len(batch))
 
 
-def _count_rows(path: Path) -> int:
+def count_rows(path: Path) -> int:
     """How many images a manifest has, after a check that it is one."""
     try:
         file = parquet.ParquetFile(path)

@@ -13,6 +13,7 @@ def main(
     images: Annotated[Path, typer.Argument(help="Its decoded images (.npy).")],
     weights: Annotated[Path, typer.Argument(help="The backbone to start from.")],
     folder: Annotated[Path, typer.Argument(help="Gets weights, history and timings.")],
+    originals: Annotated[Path | None, typer.Option(help="The images at their own sizes.")] = None,
     chosen: Annotated[list[Path] | None, typer.Option(help="A search that decides some settings.")] = None,
     settings: SettingsOption = "{}",
     code: CodeOption = "",
@@ -24,7 +25,7 @@ def main(
 
         step, searches = with_chosen(step, chosen or [])
         provenance = step.provenance(manifest=manifest, weights=weights, **searches)
-        initialise(manifest, images, weights, folder, step.settings, provenance)
+        initialise(manifest, images, weights, folder, step.settings, provenance, originals)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pipeline.engine.train import fit
 from pipeline.engine.window import Window
 from pipeline.engine.workspace import Workspace
 from pipeline.images.cache import open_images
+from pipeline.images.originals import open_originals
 from pipeline.initialisation.carried import save_carried
 from pipeline.provenance import Provenance
 from pipeline.tables import Samples, read_samples
@@ -28,6 +29,7 @@ def initialise(
     folder: Path,
     settings: Mapping[str, Any],
     provenance: Provenance,
+    originals: Path | None = None,
 ) -> None:
     """Train the first share of a recipe's budget by the stage's own loss.
 
@@ -39,6 +41,8 @@ def initialise(
             ``timings.parquet``.
         settings: The training part of a recipe with ``initialise``, ``batch_norm``, ``fit_on`` and ``seed``.
         provenance: Kept in every file.
+        originals: The images at their own sizes, where the backbone's preprocessing says that crops are
+            cut from them.
     """
     device = prepare_device(settings["threads"], settings["gpu"])
     seed, stage = settings["seed"], settings["initialise"]
@@ -51,7 +55,7 @@ def initialise(
         learner = component.build(backbone, stage, samples.class_names).to(device)
     with Workspace(folder, stage["name"], provenance) as workspace:
         if "share" in stage:
-            _train(learner, backbone, samples, images, settings, workspace)
+            _train(learner, backbone, samples, images, originals, settings, workspace)
         if workspace.writes:
             save_backbone(folder / "weights.safetensors", backbone, provenance)
             save_carried(folder / "carried.safetensors", learner.carried, provenance)
@@ -63,18 +67,20 @@ def _train(
     backbone: Backbone,
     samples: Samples,
     images: Path,
+    originals: Path | None,
     settings: Mapping[str, Any],
     workspace: Workspace,
 ) -> None:
-    stage = settings["initialise"]
+    stage, preprocessing = settings["initialise"], backbone.description.preprocessing
     stream = target_stream(
         samples,
         samples.training_rows(*settings["fit_on"]),
         open_images(images, len(samples.ids)),
         settings,
-        backbone.description.preprocessing,
+        preprocessing,
         settings["seed"],
         next(backbone.parameters()).device,
+        originals=open_originals(originals, len(samples.ids), preprocessing.get("stored", "resized")),
     )
     window = Window.of_budget(
         settings["budget"], stream.sampler.batches, settings["accumulate"], (0, stage["share"])

@@ -12,6 +12,7 @@ def main(
     manifest: Annotated[Path, typer.Argument(help="The source's manifest.")],
     images: Annotated[Path, typer.Argument(help="Its decoded images (.npy).")],
     folder: Annotated[Path, typer.Argument(help="Gets weights, history, timings and checkpoints.")],
+    originals: Annotated[Path | None, typer.Option(help="The images at their own sizes.")] = None,
     settings: SettingsOption = "{}",
     code: CodeOption = "",
 ) -> None:
@@ -20,7 +21,7 @@ def main(
         from pipeline.pretraining.pretrain import pretrain
 
         provenance = step.provenance(manifest=manifest)
-        pretrain(manifest, images, folder, step.settings, provenance)
+        pretrain(manifest, images, folder, step.settings, provenance, originals)
 
 
 if __name__ == "__main__":

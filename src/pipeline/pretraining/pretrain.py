@@ -22,6 +22,7 @@ from pipeline.engine.train import fit
 from pipeline.engine.window import Window
 from pipeline.engine.workspace import Workspace
 from pipeline.images.cache import open_images
+from pipeline.images.originals import open_originals
 from pipeline.provenance import Provenance
 from pipeline.tables import Samples, read_samples
 
@@ -29,7 +30,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def pretrain(
-    manifest: Path, images: Path, folder: Path, settings: Mapping[str, Any], provenance: Provenance
+    manifest: Path,
+    images: Path,
+    folder: Path,
+    settings: Mapping[str, Any],
+    provenance: Provenance,
+    originals: Path | None = None,
 ) -> None:
     """Train on the source's training part and write weights, history, timings and checkpoints.
 
@@ -40,6 +46,7 @@ def pretrain(
             ``checkpoints/epoch_0001.safetensors`` for each of ``keep_epochs``.
         settings: A backbone entry of origin ``pretraining``.
         provenance: What goes into every file.
+        originals: The images at their own sizes, where the preprocessing says that crops are cut from them.
     """
     method, seed = settings["method"], settings["seed"]
     device = prepare_device(method["threads"], method["gpu"])
@@ -59,6 +66,9 @@ def pretrain(
         augmentations=[Augmentation(method["augmentation"], settings["preprocessing"])] * component.VIEWS,
         seed=seed,
         device=device,
+        originals=open_originals(
+            originals, len(samples.ids), settings["preprocessing"].get("stored", "resized")
+        ),
     )
     window = Window.of_budget(method["budget"], stream.sampler.batches, method["accumulate"])
     kept = KeptEpochs(folder, settings["keep_epochs"], window.epochs, provenance)
