@@ -416,7 +416,7 @@ COVERED_BY = {
     "units.summarise": {"units"},
     "units.concepts": {"units"},
     "evaluation.metrics": {"evaluate"},
-    "evaluation.s_dbw": {"evaluate"},
+    "s_dbw": FINE_TUNING | {"initialise", "evaluate"},
     "evaluation.classes": {"evaluate"},
     "evaluation.classification": {"evaluate", *FLOORS},
     "floors.outputs": FLOORS,

@@ -112,8 +112,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     # Keys
     "unknown section": (
         {"recipies": {}},
-        "recipies: unknown key; allowed: datasets, backbones, selections, recipes, experiments, features, floors, "
-        "leakage, explanation, claims, tracking; did you mean 'recipes'?",
+        "recipies: unknown key; allowed: datasets, backbones, selections, recipes, experiments, features, "
+        "floors, leakage, explanation, claims, tracking; did you mean 'recipes'?",
     ),
     "unknown key of an entry": (
         {"recipes.plain.optimizer": {}},

@@ -32,8 +32,8 @@ from pipeline.evaluation import feature_space
 from pipeline.evaluation.classification import calibration_error
 from pipeline.evaluation.feature_space import spreads
 from pipeline.evaluation.metrics import Outputs, evaluate
-from pipeline.evaluation.s_dbw import s_dbw, s_dbw_of_tong
 from pipeline.provenance import Provenance, code_digest
+from pipeline.s_dbw import s_dbw, s_dbw_of_tong
 from pipeline.tables import read_table, write_table
 
 RUN = {"backbone": "small", "target": "birds", "selection": "uot", "recipe": "plain", "seed": 3}
@@ -303,7 +303,7 @@ def test_the_command_evaluates_within_its_code_and_without_torch(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "pipeline.evaluation.s_dbw" in imported
+    assert "pipeline.s_dbw" in imported
     assert not {"torch", "sklearn", "scipy"} & imported
     assert read_table("per_class", Path(outputs[1])).to_pylist() == found.per_class
 

@@ -27,8 +27,8 @@ TRAINING = (
     "schedule",
     "augmentation",
 )
-# What the stage before fine-tuning depends on beside its training.
-STAGE = ("initialise", "batch_norm")
+# What the stage before fine-tuning depends on.
+STAGE = (*TRAINING, "initialise", "batch_norm", "fit_on", "evaluate_every")
 
 
 class Stage(NamedTuple):
@@ -198,7 +198,7 @@ class Resolver:
         settings = self.finetuning_settings(run) if trial is None else self.trial_settings(run, trial)
         if settings["initialise"]["name"] == "none":
             return None
-        own = {key: settings[key] for key in (*TRAINING, *STAGE, "fit_on")}
+        own = {key: settings[key] for key in STAGE}
         own["chosen"] = [key for key in settings["chosen"] if key.split(".")[0] in own]
         taken = [key for key in own["chosen"] if key in self._taken_keys(run.recipe)]
         searches = []

@@ -31,6 +31,7 @@ from pipeline.objectives import Start
 from pipeline.progress import log
 from pipeline.provenance import Provenance
 from pipeline.reuse import Reuse
+from pipeline.s_dbw import s_dbw_where_defined
 
 
 def finetune(
@@ -151,7 +152,10 @@ def _fit(
         raise PipelineError(f"{manifest}: checkpoint: best needs a validation part, and it has none")
 
     def evaluate() -> dict[str, float]:
-        return {"top1": target.accuracy(learner.backbone, validation)}
+        logits, features = target.outputs(learner.backbone, validation)
+        labels = target.samples.labels[validation]
+        accuracy = float((logits.argmax(1) == labels).mean())
+        return {"top1": accuracy, **s_dbw_where_defined(features, labels)}
 
     optimiser = Optimiser(settings["optimiser"], learner.backbone.encoder, learner.heads, learner.pretrained)
     at_first = copy.deepcopy(learner.state_dict()) if settings["may_diverge"] else None

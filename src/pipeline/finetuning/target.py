@@ -66,11 +66,6 @@ class Target:
             pixels = torch.from_numpy(self.pixels[part]).to(self.device)
             yield self.normalise(pixels), torch.from_numpy(self.samples.labels[part]).to(self.device)
 
-    def accuracy(self, model: Backbone, rows: np.ndarray) -> float:
-        """Share of the given rows whose class the model's head says."""
-        logits, _ = self.outputs(model, rows)
-        return float((logits.argmax(1) == self.samples.labels[rows]).mean())
-
 
 def open_target(
     manifest: Path, images: Path, preprocessing: Mapping[str, Any], device: torch.device
