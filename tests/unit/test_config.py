@@ -103,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown section": (
         {"recipies": {}},
         "recipies: unknown key; allowed: datasets, backbones, selections, recipes, experiments, features, "
-        "leakage, explanation, claims, tracking; did you mean 'recipes'?",
+        "floors, leakage, explanation, claims, tracking; did you mean 'recipes'?",
     ),
     "unknown key of an entry": (
         {"recipes.plain.optimizer": {}},

@@ -1088,6 +1088,8 @@ def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., s
     assert "linear probe" not in words(reader.text["answer"]) + words(reader.text["comparison"])
     low = words(Reader(page(floors=FLOORS[1:2])).text["floors"])
     assert "Every recipe is above every floor on the test part; the best, reuse · uot, has 55.0 %." in low
+    rows = Reader(page(floors=FLOORS, parts=(8, 0, 4))).rows["floors"]
+    assert [words(cell) for cell in rows[0]] == ["Floor", "Chosen", "Among", "Test %"]
     assert "floors" not in Reader(page()).text
 
 

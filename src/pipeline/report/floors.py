@@ -85,6 +85,11 @@ class Floors:
     below: list[Scores]
     panel: Panel | None
 
+    @property
+    def shown(self) -> list[str]:
+        """The parts that any of them has been measured on, validation first."""
+        return [part for part in reversed(PARTS) if any(part in floor.parts for floor in self.floors)]
+
 
 def read_floors(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> list[Floors]:
     """The floors of each pair that has any.
