@@ -140,9 +140,11 @@ def _floors(comparison: Comparison, runs: Sequence[Run], identity: str) -> Floor
 
 
 def _floor(name: str, runs: Sequence[Run], metric: str) -> Floor:
-    symbol = SYMBOLS[runs[0].choices[0].setting]
+    setting = runs[0].choices[0].setting
+    symbol = SYMBOLS[setting]
     chosen = sorted({choice.value for run in runs for choice in run.choices if choice.chosen})
-    tried = dict.fromkeys(choice.value for choice in runs[0].choices)
+    ends = (0.0, 1.0) if setting == WITH_CURVE else ()
+    tried = dict.fromkeys(choice.value for choice in runs[0].choices if choice.value not in ends)
     parts = {}
     for part in PARTS:
         values = [run.values[part, metric] for run in runs if (part, metric) in run.values]
