@@ -388,6 +388,7 @@ class Results:
         rows = [
             {**run, "split": split, "metric": "top1", "value": score}
             for split, score in zip(parts, scores[chosen], strict=True)
+            if self.parts[1 + parts.index(split)]
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         write_table("metrics", folder / "metrics.parquet", columns, record)

@@ -1092,7 +1092,7 @@ def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., s
     assert rows == [
         ["Floor", "Chosen", "Among", "Validation %", "Test %"],
         ["linear probe", "C 10", "1, 10", "40.0", "50.5"],
-        ["plain, interpolated", "alpha 0.5", "0, 0.5, 1", "50.0 ± 0.0", "46.0 ± 1.4"],
+        ["plain, interpolated", "alpha 0.5", "0.5", "50.0 ± 0.0", "46.0 ± 1.4"],
         ["k-nearest neighbours", "k 1", "1, 5", "25.0", "15.0"],
     ]
     assert "Not above every floor on the test part: plain, coin, scratch." in words(reader.text["floors"])
@@ -1101,6 +1101,8 @@ def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., s
     assert "linear probe" not in words(reader.text["answer"]) + words(reader.text["comparison"])
     low = words(Reader(page(floors=FLOORS[1:2])).text["floors"])
     assert "Every recipe is above every floor on the test part; the best, reuse · uot, has 55.0 %." in low
+    rows = Reader(page(floors=FLOORS, parts=(8, 0, 4))).rows["floors"]
+    assert [words(cell) for cell in rows[0]] == ["Floor", "Chosen", "Among", "Test %"]
     assert "floors" not in Reader(page()).text
 
 
