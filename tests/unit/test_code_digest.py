@@ -346,6 +346,8 @@ STEPS = {
     "claims": ("pipeline.claims",),
     "domain gap": ("pipeline.analysis.domain_gap", "pipeline.reuse.labelled", RESNET),
     "gap and accuracy": ("pipeline.analysis.gap_and_accuracy",),
+    "feature map": ("pipeline.analysis.feature_map",),
+    "feature map figures": ("pipeline.analysis.feature_map_figures",),
 }
 FLOORS = {"nearest neighbours", "linear probe", "interpolate"}
 FINE_TUNING = {
@@ -389,6 +391,8 @@ COVERED_BY = {
     "reuse.labelled": {"finetune with reuse", "domain gap"},
     "analysis.domain_gap.estimate": {"domain gap"},
     "analysis.gap_and_accuracy.figures": {"gap and accuracy"},
+    "analysis.feature_map.projections": {"feature map"},
+    "analysis.feature_map_figures.figures": {"feature map figures"},
     "reuse.pseudo_labelled": {"finetune with pseudo-labels"},
     "engine.strong": {"finetune with pseudo-labels"},
     "initialisation.coin": {"initialise"},
@@ -429,7 +433,7 @@ COVERED_BY = {
     "predict.classify": set(),
     "export.card": set(),
     "text": {"recall"},
-    "figures": {"recall", "gap and accuracy"},
+    "figures": {"recall", "gap and accuracy", "feature map figures"},
     "tables.io": set(STEPS),
     "command": set(),
     "errors": set(),

@@ -1006,8 +1006,51 @@ def test_a_scatter_shows_errors_where_they_are_known() -> None:
     assert (figure.count(bars), both.count(bars)) == (1, 2)
 
 
+# Features in the plane
+
+
+def map_row(recipe: str | None, **values: Any) -> Any:
+    """A row of the feature_maps table."""
+    seed = None if recipe is None else 0
+    return {
+        **{"backbone": "small", "target": "birds", "selection": recipe and "none", "recipe": recipe},
+        **{"seed": seed, "layer": "penultimate", "method": "tsne", "images": 400, "variance": None},
+        **{"metric": "top1", "accuracy": None, "s_dbw": None, **values},
+    }
+
+
+MAPS = [map_row(None), map_row("plain", accuracy=0.5), map_row("<i>coin</i>", accuracy=0.525, s_dbw=0.284)]
+
+
+def test_features_in_the_plane_are_shown_and_told(tmp_path: Path) -> None:
+    inputs, settings = Results(tmp_path, accuracy=by_value, maps=MAPS).make()
+    html = render(collect(inputs, settings))
+    reader = Reader(html)
+    text = words(reader.text["feature-maps"])
+    assert "birds by small" in text
+    assert "t-SNE keeps neighbours together" in text
+    assert "Accuracy and S_Dbw (less is better) are of all test images" in text
+    assert (
+        'alt="400 test images by the untouched backbone; plain, top-1 accuracy 50.0 %; '
+        '&lt;i&gt;coin&lt;/i&gt;, top-1 accuracy 52.5 %, S_Dbw 0.28"' in html
+    )
+    assert "<i>coin" not in html
+    drawn = base64.b64encode((tmp_path / "feature_maps/small/birds.svg").read_bytes()).decode()
+    assert reader.images.count(f"data:image/svg+xml;base64,{drawn}") == 1
+    assert "#feature-maps" in {address for _, address in reader.loads}
+    assert "pipeline.feature_maps" in reader.text["ran"]
+
+
+def test_principal_components_are_not_taken_for_t_sne(tmp_path: Path) -> None:
+    rows = [map_row("plain", accuracy=0.5, method="pca", variance=0.4)]
+    inputs, settings = Results(tmp_path, accuracy=by_value, maps=rows).make()
+    text = words(Reader(render(collect(inputs, settings))).text["feature-maps"])
+    assert "t-SNE" not in text
+    assert "Accuracy is of all test images" in text
+
+
 def test_what_was_not_asked_has_no_section(usual: Usual) -> None:
-    assert not {"claims", "domain-gap"} & Reader(usual.html).text.keys()
+    assert not {"claims", "domain-gap", "feature-maps"} & Reader(usual.html).text.keys()
 
 
 def test_large_photographs_become_small_jpegs(tmp_path: Path) -> None:
@@ -1224,11 +1267,13 @@ def test_the_command_writes_the_page_within_its_code_and_without_torch(tmp_path:
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == usual.html
 
 
-def test_the_command_takes_claims_and_domain_gaps(tmp_path: Path) -> None:
-    inputs, settings = Results(tmp_path, accuracy=by_value, claimed=CLAIMED, gaps=GAPS).make()
+def test_the_command_takes_what_is_there_only_where_asked(tmp_path: Path) -> None:
+    inputs, settings = Results(tmp_path, accuracy=by_value, claimed=CLAIMED, gaps=GAPS, maps=MAPS).make()
+    maps = ("--feature-maps", str(inputs.feature_maps), "--feature-map-figures")
     command = [
         *(sys.executable, "-m", "pipeline.report", str(tmp_path / "report.html"), *options_of(inputs)),
         *("--claims", str(inputs.claims), "--domain-gap", str(inputs.domain_gap)),
+        *(*maps, str(inputs.feature_map_figures)),
         *("--settings", json.dumps(settings), "--code", str(code_digest("pipeline.report"))),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -328,6 +328,34 @@ class Resolver:
         reuse = self.config.recipes[gap.recipe].reuse.name
         return [self.architecture_module(gap.run.backbone), f"pipeline.reuse.{reuse}"]
 
+    def mapped_pairs(self) -> dict[tuple[str, str], list[Run]]:
+        """By backbone and target, the runs whose features are drawn side by side."""
+        pairs: dict[tuple[str, str], list[Run]] = {}
+        for run in self.config.mapped():
+            pairs.setdefault((run.backbone, run.target), []).append(run)
+        return pairs
+
+    def map_settings(self, backbone: str, target: str) -> dict[str, Any]:
+        """How the features of a backbone and its runs on a target are drawn; all experiments agree."""
+        experiment = next(
+            entry
+            for entry in self.config.experiments
+            if entry.feature_map and backbone in entry.backbones and target in entry.targets
+        )
+        assert experiment.feature_map is not None
+        return experiment.feature_map.plain()
+
+    def map_panels(self) -> list[dict[str, Any]]:
+        """Keys, layer and method of each drawn model: of each pair the untouched backbone, then its runs."""
+        panels = []
+        for (backbone, target), runs in self.mapped_pairs().items():
+            method = self.map_settings(backbone, target)["method"]
+            untouched = {"backbone": backbone, "target": target, "selection": None, "recipe": None}
+            layer = self.features_settings(backbone)["feature_layer"]
+            panels.append({**untouched, "seed": None, "layer": layer, "method": method})
+            panels += [{**run.keys(), "layer": "penultimate", "method": method} for run in runs]
+        return panels
+
     def finetuning_components(self, run: Run) -> list[str]:
         """Modules that a run's settings name."""
         recipe = self.config.recipes[run.recipe]

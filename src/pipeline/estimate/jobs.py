@@ -108,10 +108,11 @@ def _pretraining(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 
 
 def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
-    """The shards of every dataset whose units a ranking reads, or whose features floors classify."""
+    """The shards of every dataset whose units a ranking reads, or whose features are classified or drawn."""
     config, rankings = resolver.config, resolver.config.rankings()
     pairs = dict.fromkeys((r.backbone, name) for r in rankings for name in (r.source, r.target))
     pairs |= dict.fromkeys(pair for pair in _classified(config) if has_features(config, pair[0]))
+    pairs |= dict.fromkeys(resolver.mapped_pairs())
     for backbone, name in pairs:
         entry = resolver.config.datasets[name]
         if isinstance(entry, ClassMeans):

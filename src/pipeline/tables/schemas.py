@@ -243,6 +243,29 @@ SCHEMAS: dict[str, TableSchema] = {
         },
         nullable=frozenset({"accuracy", "accuracy_error"}),
     ),
+    "feature_map": TableSchema(
+        "test image of one model",
+        {"sample_id": pa.string(), "label": pa.int32(), "x": pa.float64(), "y": pa.float64()},
+        optional={"z": pa.float64()},
+    ),
+    "feature_maps": TableSchema(
+        "model whose features are drawn: a run, or the untouched backbone without a recipe",
+        {
+            "backbone": NAME,
+            "target": NAME,
+            "selection": NAME,
+            "recipe": NAME,
+            "seed": pa.int64(),
+            "layer": NAME,
+            "method": NAME,
+            "images": pa.int64(),
+            "variance": pa.float64(),
+            "metric": NAME,
+            "accuracy": pa.float64(),
+            "s_dbw": pa.float64(),
+        },
+        nullable=frozenset({"selection", "recipe", "seed", "variance", "accuracy", "s_dbw"}),
+    ),
     "metrics": TableSchema(
         "run and metric",
         {
