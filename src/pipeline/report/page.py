@@ -14,8 +14,8 @@ from pipeline.report.data import NO_SELECTION, Inputs, Run, read_backbone, read_
 from pipeline.report.described import described
 from pipeline.report.examples import Selection, examples_of_target, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
-from pipeline.report.floors import read_floors
 from pipeline.report.feature_maps import read_feature_maps
+from pipeline.report.floors import read_floors
 from pipeline.report.gaps import read_gaps
 from pipeline.report.leaks import read_audit
 from pipeline.report.ran import what_was_run
