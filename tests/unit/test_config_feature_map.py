@@ -8,7 +8,7 @@ import yaml
 from pipeline.config.loading import load_config
 from pipeline.config.resolve import Resolver
 from pipeline.errors import PipelineError
-from pipeline.estimate.jobs import FEATURES, gpu_jobs
+from pipeline.estimate.jobs import FEATURES, FLOOR_FEATURES, gpu_jobs
 
 CONFIG = """
 datasets:
@@ -34,10 +34,10 @@ EXPERIMENT = {
 DEFAULTS = {"method": "tsne", "images": 100, "perplexity": 30.0, "seed": 0}
 
 
-def resolver(*experiments: dict[str, Any]) -> Resolver:
-    """The config above with these experiments, each told by what differs."""
-    experiments = tuple(EXPERIMENT | changes for changes in experiments)
-    return Resolver(load_config({**yaml.safe_load(CONFIG), "experiments": list(experiments)}))
+def resolver(*experiments: dict[str, Any], **sections: Any) -> Resolver:
+    """The config above with these experiments, each told by what differs, and further sections."""
+    crossed = [EXPERIMENT | changes for changes in experiments]
+    return Resolver(load_config({**yaml.safe_load(CONFIG), "experiments": crossed, **sections}))
 
 
 BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
@@ -75,25 +75,36 @@ def test_the_first_seed_of_each_recipe_is_drawn_beside_the_untouched_backbone() 
     assert resolve.map_settings("small", "birds") == DEFAULTS
     found = [(panel["recipe"], panel["selection"], panel["seed"]) for panel in resolve.map_panels()]
     assert found == [(None, None, None), ("plain", "none", 3), ("coin", "none", 3)]
-    assert {panel["layer"] for panel in resolve.map_panels()} == {"penultimate"}
 
 
-def test_each_figure_has_its_settings_and_the_layer_that_the_backbone_is_read_at() -> None:
+def test_each_figure_has_its_settings_and_the_floor_of_its_backbone() -> None:
     other = {"backbones": ["inner"], "targets": ["cars"], "feature_map": {"method": "pca"}}
     resolve = resolver({"recipes": ["plain"]}, other | {"recipes": ["plain"]})
     assert resolve.map_settings("inner", "cars") == DEFAULTS | {"method": "pca"}
     found = [
-        (panel["backbone"], panel["target"], panel["recipe"], panel["layer"], panel["method"])
+        (panel["backbone"], panel["target"], panel["recipe"], panel["method"], panel["measured"])
         for panel in resolve.map_panels()
     ]
     assert found == [
-        ("small", "birds", None, "penultimate", "tsne"),
-        ("small", "birds", "plain", "penultimate", "tsne"),
-        ("inner", "cars", None, "stages.1", "pca"),
-        ("inner", "cars", "plain", "penultimate", "pca"),
+        ("small", "birds", None, "tsne", "linear probe"),
+        ("small", "birds", "plain", "tsne", "plain"),
+        ("inner", "cars", None, "pca", "linear probe"),
+        ("inner", "cars", "plain", "pca", "plain"),
     ]
+    assert [floor.floor for floor in resolve.map_floors().values()] == ["linear_probe"] * 2
+
+
+def test_without_floors_nothing_is_measured_of_the_untouched_backbone() -> None:
+    resolve = resolver({}, floors={"enabled": False})
+    assert resolve.map_floors() == {}
+    assert resolve.map_panels()[0]["measured"] is None
+    neighbours = {"regularisation": [], "interpolation": []}
+    assert resolver({}, floors=neighbours).map_panels()[0]["measured"] == "k-nearest neighbours"
 
 
 def test_features_of_the_untouched_backbone_are_estimated() -> None:
-    jobs = gpu_jobs(resolver({"targets": ["birds", "cars"]}), lambda name: None)
-    assert [job.dataset for job in jobs if job.kind == FEATURES] == ["birds", "cars"]
+    changes = {"backbones": ["small", "inner"], "targets": ["birds", "cars"]}
+    jobs = gpu_jobs(resolver(changes, floors={"enabled": False}), lambda name: None)
+    found = [(job.kind, job.backbone, job.dataset) for job in jobs if "eature" in job.kind]
+    cached = [(FEATURES, "small", name) for name in ("birds", "cars")]
+    assert found == cached + [(FLOOR_FEATURES, "inner", name) for name in ("birds", "cars")]

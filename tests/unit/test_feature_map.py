@@ -191,7 +191,7 @@ def panel(recipe: str | None = "plain", **values: Any) -> Panel:
     points = np.random.default_rng(len(recipe or "")).normal(size=(8, 2))
     return Panel(
         **{
-            **{"keys": {"backbone": "small", "target": "birds", **keys}, "layer": "penultimate"},
+            **{"keys": {"backbone": "small", "target": "birds", **keys}, "measured": recipe},
             **{"method": "tsne", "points": points, "labels": labels, "variance": None, "metric": "top1"},
             **{"class_names": ["ant", "bee", "<cat>", "dog"], "accuracy": None, "s_dbw": None, **values},
         }
@@ -200,7 +200,8 @@ def panel(recipe: str | None = "plain", **values: Any) -> Panel:
 
 def test_titles_name_the_model_and_its_numbers() -> None:
     assert title_of(panel(None)) == "untouched backbone\n"
-    assert title_of(panel(None, layer="projection")).startswith("untouched backbone (projection)")
+    probed = panel(None, measured="linear probe", accuracy=0.5, s_dbw=0.9)
+    assert title_of(probed) == "untouched backbone\nlinear probe: top1 50.0 %, S_Dbw 0.90"
     shown = title_of(panel("coin", accuracy=0.8725, s_dbw=0.284, variance=0.62))
     assert shown == "coin\ntop1 87.2 %, S_Dbw 0.28, seed 0, 62 % of variance"
     reusing = panel("reuse")
@@ -270,29 +271,31 @@ def test_panels_say_how_well_each_run_does(make: Make, tmp_path: Path) -> None:
     write_map(path, manifest, tmp_path / "map.parquet", {**SETTINGS, "method": "pca"}, RECORD)
     run = {"backbone": "small", "target": "birds", "selection": "none", "recipe": "plain", "seed": 0}
     rows = [
-        {**run, "split": split, "metric": metric, "value": value}
-        for split, metric, value in (
-            *(("validation", "top1", 0.9), ("test", "top1", 0.5)),
-            *(("test", "mean_per_class", 0.4), ("test", "s_dbw", 0.3)),
+        {**run, "recipe": recipe, "split": split, "metric": metric, "value": value}
+        for recipe, split, metric, value in (
+            *(("plain", "validation", "mean_per_class", 0.9), ("plain", "test", "top1", 0.5)),
+            *(("plain", "test", "mean_per_class", 0.4), ("plain", "test", "s_dbw", 0.3)),
+            *(("linear probe", "test", "mean_per_class", 0.2), ("linear probe", "test", "s_dbw", 0.8)),
         )
     ]
     metrics = tmp_path / "metrics.parquet"
     write_table("metrics", metrics, {name: [row[name] for row in rows] for name in rows[0]}, RECORD)
     untouched = {**run, **dict.fromkeys(("selection", "recipe", "seed"))}
-    how = {"layer": "penultimate", "method": "pca"}
-    settings = {"panels": [untouched | how, run | how], "main_metric": {"birds": "mean_per_class"}}
-    maps = [tmp_path / "map.parquet"] * 2
-    first, second = read_panels(maps, [metrics], settings)
-    assert (first.accuracy, first.s_dbw, first.variance) == (None, None, pytest.approx(1))
-    assert (second.accuracy, second.s_dbw, second.metric) == (0.4, 0.3, "mean_per_class")
-    write_panels(tmp_path / "panels.parquet", [first, second], RECORD)
-    row = read_table("feature_maps", tmp_path / "panels.parquet").to_pylist()[1]
+    how = {"method": "pca", "measured": "plain"}
+    panels = [untouched | how | {"measured": name} for name in (None, "linear probe")]
+    settings = {"panels": [*panels, run | how], "main_metric": {"birds": "mean_per_class"}}
+    maps = [tmp_path / "map.parquet"] * 3
+    found = read_panels(maps, [metrics], settings)
+    assert [(one.accuracy, one.s_dbw) for one in found] == [(None, None), (0.2, 0.8), (0.4, 0.3)]
+    assert [one.variance for one in found] == 3 * [pytest.approx(1)]
+    write_panels(tmp_path / "panels.parquet", found, RECORD)
+    row = read_table("feature_maps", tmp_path / "panels.parquet").to_pylist()[2]
     assert row == run | how | {
         **{"images": 3, "variance": pytest.approx(1), "metric": "mean_per_class"},
         **{"accuracy": 0.4, "s_dbw": 0.3},
     }
     settings["main_metric"] = {"birds": "map"}
-    with pytest.raises(PipelineError, match="run small/birds/none/plain/0: its test map is not among"):
+    with pytest.raises(PipelineError, match="run small/birds/none/linear probe/0: its test map is not among"):
         read_panels(maps, [metrics], settings)
 
 
@@ -311,7 +314,7 @@ def test_the_commands_keep_to_their_code_and_load_no_torch(make: Make, tmp_path:
     found = str(tmp_path / "map.parquet")
     assert "torch" not in call("feature_map", str(path), str(manifest), found, settings=SETTINGS)
     untouched = {**dict.fromkeys(("selection", "recipe", "seed")), "backbone": "small", "target": "birds"}
-    panels = [{**untouched, "layer": "penultimate", "method": "tsne"}]
+    panels = [{**untouched, "method": "tsne", "measured": None}]
     settings = {"panels": panels, "main_metric": {"birds": "top1"}}
     rows = {"backbone": [], "target": [], "selection": [], "recipe": [], "seed": []}
     rows |= {"split": [], "metric": [], "value": []}

@@ -1014,12 +1014,13 @@ def map_row(recipe: str | None, **values: Any) -> Any:
     seed = None if recipe is None else 0
     return {
         **{"backbone": "small", "target": "birds", "selection": recipe and "none", "recipe": recipe},
-        **{"seed": seed, "layer": "penultimate", "method": "tsne", "images": 400, "variance": None},
+        **{"seed": seed, "measured": recipe, "method": "tsne", "images": 400, "variance": None},
         **{"metric": "top1", "accuracy": None, "s_dbw": None, **values},
     }
 
 
-MAPS = [map_row(None), map_row("plain", accuracy=0.5), map_row("<i>coin</i>", accuracy=0.525, s_dbw=0.284)]
+UNTOUCHED = map_row(None, measured="linear probe", accuracy=0.4)
+MAPS = [UNTOUCHED, map_row("plain", accuracy=0.5), map_row("<i>coin</i>", accuracy=0.525, s_dbw=0.284)]
 
 
 def test_features_in_the_plane_are_shown_and_told(tmp_path: Path) -> None:
@@ -1031,7 +1032,8 @@ def test_features_in_the_plane_are_shown_and_told(tmp_path: Path) -> None:
     assert "t-SNE keeps neighbours together" in text
     assert "Accuracy and S_Dbw (less is better) are of all test images" in text
     assert (
-        'alt="400 test images by the untouched backbone; plain, top-1 accuracy 50.0 %; '
+        'alt="400 test images by the untouched backbone, linear probe, top-1 accuracy 40.0 %; '
+        "plain, top-1 accuracy 50.0 %; "
         '&lt;i&gt;coin&lt;/i&gt;, top-1 accuracy 52.5 %, S_Dbw 0.28"' in html
     )
     assert "<i>coin" not in html

@@ -22,6 +22,7 @@ experiments:
     recipes: [plain, scl]
     seeds: [1, 0]
     feature_map: {images: 6, perplexity: 3}
+floors: {neighbours: [1], regularisation: [], interpolation: []}
 """
 FOLDER = Path("results/analysis/feature_map")
 
@@ -43,14 +44,12 @@ def test_the_first_seed_of_each_recipe_is_drawn_beside_the_untouched_backbone(pr
         ("plain", 1, 12),
         ("scl", 1, 12),
     ]
-    for row in rows[1:]:
-        metrics = project.folder / f"results/runs/small/target/none/{row['recipe']}/seed1/metrics.parquet"
-        (value,) = (
-            found["value"]
-            for found in read_table("metrics", metrics).to_pylist()
-            if (found["split"], found["metric"]) == ("test", "top1")
-        )
-        assert row["accuracy"] == value
+    folders = ["floors/small/target/neighbours/seed0"]
+    folders += [f"runs/small/target/none/{recipe}/seed1" for recipe in ("plain", "scl")]
+    for row, folder in zip(rows, folders, strict=True):
+        metrics = read_table("metrics", project.folder / "results" / folder / "metrics.parquet").to_pylist()
+        values = {found["metric"]: found["value"] for found in metrics if found["split"] == "test"}
+        assert (row["accuracy"], row["s_dbw"]) == (values["top1"], values.get("s_dbw"))
     page = (project.folder / "results/report.html").read_text(encoding="utf-8")
     assert re.search(r'<section id="feature-maps">.*<img src="data:image/svg', page, re.DOTALL)
 

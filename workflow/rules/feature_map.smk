@@ -10,6 +10,13 @@ def map_of(panel):
     return (UNTOUCHED_MAP if panel["recipe"] is None else FEATURE_MAP).format(**panel)
 
 
+def map_metrics():
+    """Metrics of the drawn runs, and of floors that classify the untouched backbone's features."""
+    folders = [RUN.format(**run.keys()) for run in settings.mapped()]
+    folders += [FLOOR.format(**floor.keys()) for floor in resolve.map_floors().values()]
+    return [f"{folder}/metrics.parquet" for folder in folders]
+
+
 rule feature_map:
     input:
         features=f"{RUN}/features.parquet",
@@ -38,7 +45,7 @@ rule feature_map:
 
 use rule feature_map as untouched_feature_map with:
     input:
-        features="results/features/{backbone}/{target}/features.parquet",
+        features=penultimate_features,
         manifest="results/datasets/{target}/manifest.parquet",
     output:
         map=UNTOUCHED_MAP,
@@ -53,7 +60,7 @@ use rule feature_map as untouched_feature_map with:
 rule feature_map_figures:
     input:
         maps=[map_of(panel) for panel in resolve.map_panels()],
-        metrics=[f"{RUN}/metrics.parquet".format(**run.keys()) for run in settings.mapped()],
+        metrics=map_metrics(),
     output:
         panels=f"{FEATURE_MAPS}/feature_maps.parquet",
         figures=report(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config.backbones import AnyBackbone, Checkpoint, Elsewhere, KeptEpoch
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
+from pipeline.config.floor_runs import Floor, floors
 from pipeline.config.model import NO_SELECTION, Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
 from pipeline.config.search import Rung
@@ -345,15 +346,28 @@ class Resolver:
         assert experiment.feature_map is not None
         return experiment.feature_map.plain()
 
+    def map_floors(self) -> dict[tuple[str, str], Floor]:
+        """By backbone and target of drawn runs, the floor whose metrics are of the untouched features."""
+        pairs = self.mapped_pairs()
+        # A linear probe comes after nearest neighbours, and is the one where there are both.
+        return {
+            (floor.backbone, floor.target): floor
+            for floor in floors(self.config)
+            if floor.run is None and (floor.backbone, floor.target) in pairs
+        }
+
     def map_panels(self) -> list[dict[str, Any]]:
-        """Keys, layer and method of each drawn model: of each pair the untouched backbone, then its runs."""
+        """Each drawn model: of each pair the untouched backbone, then its runs.
+
+        Keys, method and ``measured``, the name that its metrics have for a recipe; None without metrics.
+        """
         panels = []
-        for (backbone, target), runs in self.mapped_pairs().items():
-            method = self.map_settings(backbone, target)["method"]
-            untouched = {"backbone": backbone, "target": target, "selection": None, "recipe": None}
-            layer = self.features_settings(backbone)["feature_layer"]
-            panels.append({**untouched, "seed": None, "layer": layer, "method": method})
-            panels += [{**run.keys(), "layer": "penultimate", "method": method} for run in runs]
+        for pair, runs in self.mapped_pairs().items():
+            method, floor = self.map_settings(*pair)["method"], self.map_floors().get(pair)
+            untouched = {"backbone": pair[0], "target": pair[1], "selection": None, "recipe": None}
+            measured = floor.row()["recipe"] if floor else None
+            panels.append({**untouched, "seed": None, "method": method, "measured": measured})
+            panels += [{**run.keys(), "method": method, "measured": run.recipe} for run in runs]
         return panels
 
     def finetuning_components(self, run: Run) -> list[str]:

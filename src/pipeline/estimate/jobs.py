@@ -112,7 +112,6 @@ def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
     config, rankings = resolver.config, resolver.config.rankings()
     pairs = dict.fromkeys((r.backbone, name) for r in rankings for name in (r.source, r.target))
     pairs |= dict.fromkeys(pair for pair in _classified(config) if has_features(config, pair[0]))
-    pairs |= dict.fromkeys(resolver.mapped_pairs())
     for backbone, name in pairs:
         entry = resolver.config.datasets[name]
         if isinstance(entry, ClassMeans):
@@ -123,8 +122,9 @@ def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 
 
 def _classified(config: Config) -> list[tuple[str, str]]:
-    """Backbones and targets whose features floors classify."""
-    return list(dict.fromkeys((floor.backbone, floor.target) for floor in floors(config)))
+    """Backbones and targets whose features floors classify, or figures show."""
+    pairs = [(floor.backbone, floor.target) for floor in floors(config)]
+    return list(dict.fromkeys([*pairs, *((run.backbone, run.target) for run in config.mapped())]))
 
 
 def _floor_features(resolver: Resolver, counts: Counts) -> Iterator[Job]:

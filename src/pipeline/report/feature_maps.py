@@ -46,9 +46,12 @@ def read_feature_maps(path: Path, figures: Path) -> FeatureMaps:
 
 def _in_words(row: Mapping[str, Any]) -> str:
     if row["recipe"] is None:
-        return f"{numbers.plural(row['images'], 'test image')} by the untouched backbone"
-    words = [str(Way(row["recipe"], row["selection"]))]
-    words.append(f"{numbers.metric_name(row['metric'])} {numbers.percent(row['accuracy'])} %")
+        words = [f"{numbers.plural(row['images'], 'test image')} by the untouched backbone"]
+        words += [row["measured"]] if row["measured"] else []
+    else:
+        words = [str(Way(row["recipe"], row["selection"]))]
+    if row["accuracy"] is not None:
+        words.append(f"{numbers.metric_name(row['metric'])} {numbers.percent(row['accuracy'])} %")
     if row["s_dbw"] is not None:
         words.append(f"S_Dbw {numbers.number(row['s_dbw'], 2)}")
     return ", ".join(words)

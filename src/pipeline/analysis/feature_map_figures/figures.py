@@ -63,10 +63,10 @@ def title_of(panel: Panel) -> str:
     keys = panel.keys
     name = "untouched backbone" if keys["recipe"] is None else keys["recipe"]
     name += "" if keys["selection"] in (None, "none") else f" · {keys['selection']}"
-    name += "" if panel.layer == "penultimate" else f" ({panel.layer})"
     numbers = []
     if panel.accuracy is not None:
-        numbers.append(f"{panel.metric} {100 * panel.accuracy:.1f} %")
+        of = f"{panel.measured}: " if keys["recipe"] is None else ""
+        numbers.append(f"{of}{panel.metric} {100 * panel.accuracy:.1f} %")
     if panel.s_dbw is not None:
         numbers.append(f"S_Dbw {panel.s_dbw:.2f}")
     if keys["seed"] is not None:

@@ -22,20 +22,21 @@ class Panel:
 
     Attributes:
         keys: By which tables name the run; ``recipe`` and those after it are None of the untouched backbone.
-        layer: Where the features are read.
         method: How they came into the plane.
+        measured: The name of its metrics: the recipe or, of the untouched backbone, what classifies its
+            features; None where nothing does.
         points: float64 (n, 2), or (n, 3) on the unit sphere.
         labels: int64 (n,).
         class_names: In label order.
         variance: Share of the variance that the plane holds; None where it is no linear projection.
         metric: The metric that counts for the target.
-        accuracy: It on all test images; None of the untouched backbone.
+        accuracy: It on all test images; None where it is not known.
         s_dbw: S_Dbw of the features of all test images; None where it is not known.
     """
 
     keys: Mapping[str, Any]
-    layer: str
     method: str
+    measured: str | None
     points: np.ndarray
     labels: np.ndarray
     class_names: list[str]
@@ -50,12 +51,12 @@ def read_panels(maps: Sequence[Path], metrics: Sequence[Path], settings: Mapping
 
     Args:
         maps: A feature_map table each.
-        metrics: Metrics of the runs among them.
-        settings: ``panels``, the keys of each map with its ``layer`` and ``method``; ``main_metric`` by
+        metrics: Metrics of the runs among them, and of classifiers of the untouched backbone's features.
+        settings: ``panels``, the keys of each map with its ``method`` and ``measured``; ``main_metric`` by
             target.
 
     Raises:
-        PipelineError: If a run's test metric is not among those given.
+        PipelineError: If the test metric of what is measured is not among those given.
     """
     found = _test_metrics(metrics)
     return [
@@ -69,8 +70,8 @@ def write_panels(output: Path, panels: Sequence[Panel], provenance: Provenance) 
     rows = [
         {
             **panel.keys,
-            "layer": panel.layer,
             "method": panel.method,
+            "measured": panel.measured,
             "images": len(panel.labels),
             "variance": panel.variance,
             "metric": panel.metric,
@@ -88,15 +89,17 @@ def _panel(
     table, metadata = read_table("feature_map", path), read_table_metadata(path)
     keys = {key: panel[key] for key in KEYS}
     own: Mapping[str, float] = {}
-    if keys["recipe"] is not None:
-        own = metrics.get(tuple(keys.values()), {})
+    if panel["measured"] is not None:
+        floor = {"selection": "none", "recipe": panel["measured"], "seed": 0}
+        names = tuple((keys if keys["recipe"] is not None else keys | floor).values())
+        own = metrics.get(names, {})
         if metric not in own:
-            name = "/".join(map(str, keys.values()))
+            name = "/".join(map(str, names))
             raise PipelineError(f"run {name}: its test {metric} is not among the metrics given")
     return Panel(
         keys=keys,
-        layer=panel["layer"],
         method=panel["method"],
+        measured=panel["measured"],
         points=np.stack([table[name].to_numpy() for name in "xyz" if name in table.column_names], axis=1),
         labels=table["label"].to_numpy().astype(np.int64),
         class_names=json.loads(metadata["class_names"]),
