@@ -29,6 +29,7 @@ from pipeline.comparison.compare import compare
 from pipeline.comparison.differences import paired_difference
 from pipeline.errors import PipelineError
 from pipeline.evaluation import feature_space
+from pipeline.evaluation.catalogue import METRICS
 from pipeline.evaluation.classification import calibration_error
 from pipeline.evaluation.feature_space import spreads
 from pipeline.evaluation.metrics import Outputs, evaluate
@@ -119,6 +120,12 @@ def test_metrics_by_hand(metrics: Callable[..., Any]) -> None:
         ),
         ("test", "images"): 4.0,
     }
+
+
+def test_the_catalogue_has_every_metric(evaluated: Callable[..., Evaluated]) -> None:
+    found = evaluated(range(6), np.eye(6)[[0, 1, 2, 3, 4, 4]], None, np.eye(6))
+    many = evaluated([0, 0, 1, 1], np.eye(2)[[0, 0, 1, 0]])
+    assert {metric for _, metric in {*found.metrics, *many.metrics}} - {"images"} == METRICS.keys()
 
 
 def test_metrics_of_each_part(metrics: Callable[..., Any]) -> None:

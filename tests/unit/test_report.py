@@ -852,7 +852,8 @@ def claim(name: str, line: float, found: tuple[float, float, float], answer: str
         **{"claim": name, "kind": "difference", "backbone": "small", "better": "reuse uot"},
         **{"baseline": "plain", "draws": 20, "images": 4000, "line": line, "estimate": estimate},
         **{"standard_error": 0.005, "level": 1 - 0.05 / 3, "low": low, "high": high, "p_value": 0.01},
-        **{"p_holm": 0.03, "detectable": 0.01234, "answer": answer, **values},
+        **{"p_holm": 0.03, "detectable": 0.01234, "answer": answer, "measure": "top1", "unit": "share"},
+        **{"side": "above", "reason": None, **values},
     }
 
 
@@ -877,22 +878,57 @@ def test_claims_are_a_table_with_their_intervals(page: Callable[..., str]) -> No
     images = "20 4,000 test images"
     assert [row[:6] for row in rows[1:]] == [
         [
-            *("Reuse helps reuse uot - plain, by small", "replicated"),
-            *("+3.00 +1.00 to +5.00 98.33 % interval", "above 0.0", "1.23", images),
+            *("Reuse helps reuse uot - plain in points of top-1 accuracy, by small", "replicated"),
+            *("+3.00 +1.00 to +5.00 98.33 % interval", "above 0.00", "1.23", images),
         ],
         [
-            *("Reuse is not worse reuse uot - plain, by small", "not replicated"),
-            *("-2.00 -3.00 to -1.00 98.33 % interval", "above -0.5", "1.23", images),
+            *("Reuse is not worse reuse uot - plain in points of top-1 accuracy, by small", "not replicated"),
+            *("-2.00 -3.00 to -1.00 98.33 % interval", "above -0.50", "1.23", images),
         ],
         [
             "It helps <b>more</b> with less growth of (reuse uot - plain) with each halving of the training "
-            "images, by small",
-            *("undecided", "+0.20 -1.00 to +2.00 98.33 % interval", "above 0.0", "1.23", images),
+            "images in points of top-1 accuracy, by small",
+            *("undecided", "+0.20 -1.00 to +2.00 98.33 % interval", "above 0.00", "1.23", images),
         ],
     ]
     assert "<b>more" not in html
     assert "#claims" in {address for _, address in reader.loads}
     assert "pipeline.claims" in reader.text["ran"]
+
+
+def test_claims_about_other_numbers_have_tables_of_their_own(page: Callable[..., str]) -> None:
+    over_draws = {"images": None, "draws": 10, "side": "below"}
+    index = {**over_draws, "measure": "s_dbw", "unit": "1", "detectable": 0.0456}
+    time = {**over_draws, "measure": "seconds", "unit": "share of baseline"}
+    unknown = {**dict.fromkeys(("standard_error", "low", "high", "detectable")), "reason": "2 <b>draws"}
+    html = page(
+        claimed=[
+            claim("It costs little", 0.05, (-0.01, 0.02, 0.04), "replicated", **time),
+            claim("S_Dbw is lower", 0.0, (-0.31, -0.2, -0.09), "replicated", **index),
+            claim("It is faster", 0.0, (0.0, -0.5, 0.0), "undecided", **time | unknown, p_value=1.0),
+        ]
+    )
+    reader = Reader(html)
+    rows = [[words(cell) for cell in row] for row in reader.rows["claims"]]
+    assert [row[-1] for row in rows if row[0] == "Claim"] == [
+        "Estimate and interval-50-40-30-20-100",
+        "Estimate and interval-0.3-0.2-0.10.0",
+    ]
+    assert [row[:6] for row in rows if row[0] != "Claim"] == [
+        [
+            "It costs little reuse uot - plain in % of the baseline's training time, by small",
+            *("replicated", "+2.00 -1.00 to +4.00 98.33 % interval", "below +5.00", "1.23", "10"),
+        ],
+        [
+            "It is faster reuse uot - plain in % of the baseline's training time, by small",
+            *("undecided 2 <b>draws", "-50.00", "below 0.00", "", "10"),
+        ],
+        [
+            "S_Dbw is lower reuse uot - plain in S_Dbw, by small",
+            *("replicated", "-0.200 -0.310 to -0.090 98.33 % interval", "below 0.000", "0.046", "10"),
+        ],
+    ]
+    assert "2 &lt;b&gt;draws" in html
 
 
 def test_each_answer_has_a_shape_of_its_own(page: Callable[..., str]) -> None:

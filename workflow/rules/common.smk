@@ -27,7 +27,7 @@ from pipeline.config.floor_runs import (
 from pipeline.config.loading import load_config
 from pipeline.config.reading import read_yaml
 from pipeline.config.model import NO_SELECTION
-from pipeline.config.pairing import claims_settings, paired_runs
+from pipeline.config.pairing import claimed_tables, claims_settings
 from pipeline.config.resolve import Resolver, to_json
 from pipeline.datasets.content import dataset_digest
 from pipeline.errors import PipelineError

@@ -328,11 +328,14 @@ SCHEMAS: dict[str, TableSchema] = {
         {
             "claim": pa.string(),
             "kind": NAME,
+            "measure": NAME,
             "backbone": NAME,
             "better": pa.string(),
             "baseline": pa.string(),
             "draws": pa.int32(),
             "images": pa.int32(),
+            "unit": NAME,
+            "side": NAME,
             "line": pa.float64(),
             "estimate": pa.float64(),
             "standard_error": pa.float64(),
@@ -343,6 +346,8 @@ SCHEMAS: dict[str, TableSchema] = {
             "p_holm": pa.float64(),
             "detectable": pa.float64(),
             "answer": NAME,
+            "reason": pa.string(),
         },
+        nullable=frozenset({"images", "standard_error", "low", "high", "detectable", "reason"}),
     ),
 }
