@@ -92,6 +92,7 @@ def training() -> Callable[..., dict[str, Any]]:
             "batch_size": 8,
             "accumulate": 1,
             "precision": "float32",
+            "compile": False,
             "threads": 1,
             "gpu": 1,
             "optimiser": SGD,

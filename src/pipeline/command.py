@@ -15,6 +15,8 @@ from pipeline.errors import PipelineError
 from pipeline.progress import speaks, start_logging
 
 SETTINGS_LIMIT = 100_000
+# A full disk, a quota, a limit on a file's size, a file system or folder that may not be written to.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 SettingsOption = Annotated[str, typer.Option("--settings", help="The step's settings, as one JSON object.")]
 CodeOption = Annotated[
@@ -112,7 +114,7 @@ def run_app(app: typer.Typer) -> None:
     except PipelineError as error:
         sys.exit(f"error: {error}" if speaks() else 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if error.errno not in UNWRITABLE:
             raise
         sys.exit(
             f"error: {error.filename or 'output'}: cannot be written or read ({error.strerror}). "

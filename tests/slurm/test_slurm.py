@@ -20,6 +20,8 @@ pytestmark = pytest.mark.timeout(2400)  # cores are often shared
 CONFIG = Path(__file__).parent / "config.yaml"
 SEARCH = "results/searches/small/animals/none/plain/search.parquet"
 HALVED = Path(__file__).parent / "halved.yaml"
+JOINT = Path(__file__).parent / "joint.yaml"
+JOINT_RUN = "runs/small/animals/none/joint/seed0"
 AS_TYPED = ("--profile", "slurm")
 GPU_RULES = {"pretrain", "extract_features", "initialise", "finetune", "interpolate"}
 TRAINING_MEMORY = GPU_RULES | {
@@ -255,6 +257,22 @@ def test_trials_go_on_from_rung_to_rung(cluster: Cluster, tmp_path: Path) -> Non
     assert (rules["trial_to_rung"], rules["rank"], rules["choose"]) == (4 + 2, 1, 1)
     logs = (folder / "results/logs/searches").rglob("rung1.log")
     assert ["resumed after epoch 1" in log.read_text() for log in logs] == [True, True]
+
+
+def test_two_gpus_of_one_machine_train_together(cluster: Cluster, tmp_path: Path) -> None:
+    """The step compares the number of its processes with `gpu: 2`, and refuses any other."""
+    before = max((job.number for job in cluster.jobs()), default=0)
+    folder = copy_project(tmp_path, JOINT)
+    arguments = (f"results/{JOINT_RUN}/model.safetensors", *AS_TYPED)
+    with Snakemake(folder, *arguments, environment=cluster.environment, patient=False) as snakemake:
+        assert snakemake.end() == 0, snakemake.output()
+    jobs = cluster.jobs(before)
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    (joint,) = [job for job in jobs if job.rule == "finetune"]
+    assert (joint.gpus, joint.cpus, joint.seen_gpus) == (2, 2, ("0,1",))
+    # Of 20 training images each process takes its part; the first counts those of both.
+    timings = parquet.read_table(folder / f"results/{JOINT_RUN}/timings.parquet")
+    assert timings["images"].to_pylist() == [20, 20]
 
 
 @contextmanager

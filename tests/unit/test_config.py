@@ -76,7 +76,7 @@ experiments:
   - {name: second, backbones: [early], targets: [birds], recipes: [plain, coin], seeds: [0, 1, 2]}
 """
 RECIPE_KEYS = (
-    "budget, batch_size, accumulate, precision, threads, gpu, optimiser, schedule, augmentation, "
+    "budget, batch_size, accumulate, precision, compile, threads, gpu, optimiser, schedule, augmentation, "
     "evaluate_every, initialise, objective, reuse, trainable, batch_norm, from_scratch, checkpoint, "
     "keep_epochs, fit_on, tuned, take, search"
 )
@@ -724,6 +724,7 @@ def test_keys_of_units_stay_as_they_are() -> None:
         ({"recipes.both.objective": {"name": "cross_entropy", "label_smoothing": 0.1}}, True),
         ({"recipes.both.initialise.temperature": 0.5}, False),
         ({"recipes.both.batch_size": 64}, False),
+        ({"recipes.both.compile": True}, False),
         ({"recipes.both.budget.epochs": 11}, False),
     ],
 )

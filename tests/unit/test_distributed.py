@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.backbones.backbone import Description, build_backbone
 from pipeline.backbones.files import load_backbone, save_backbone
@@ -61,18 +64,20 @@ def launch(
     processes: int, target: Any, weights: Path, folder: Path, settings: dict[str, Any]
 ) -> subprocess.CompletedProcess[str]:
     """Fine-tune in so many processes."""
+    command, environment = joint_command(processes, target, weights, folder, settings)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def joint_command(
+    processes: int, target: Any, weights: Path, folder: Path, settings: dict[str, Any]
+) -> tuple[list[str], dict[str, str]]:
+    """The command that does so, and its environment."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [sys.executable, "-m", *(torchrun if processes > 1 else []), "pipeline.finetuning"]
     paths = [target.manifest, target.images, weights, folder]
     # Of a SLURM job these say how many tasks there are, which is not how many processes train together.
     environment = {**os.environ, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
-    return subprocess.run(
-        [*command, *map(str, paths), "--settings", json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    return [*command, *map(str, paths), "--settings", json.dumps(settings)], environment
 
 
 def history(folder: Path) -> dict[tuple[str, int, str], float]:
@@ -136,3 +141,57 @@ def test_the_number_of_processes_is_asserted(tmp_path: Path, target: Any, weight
     done = launch(2, target, weights, tmp_path / "run", settings_of(1))
     assert done.returncode != 0
     assert "gpu: 1 asks for 1 processes that train together, and 2 started" in done.stderr
+
+
+def worker_of(launcher: int, rank: int) -> int | None:
+    """The process of a rank that torchrun started; None before it is there."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    return None
+
+
+def killed(rank: int, target: Any, weights: Path, folder: Path, settings: dict[str, Any]) -> tuple[int, str]:
+    """Kill a process of two once one more epoch is done; torchrun's status and what all of them said."""
+    command, environment = joint_command(2, target, weights, folder, settings)
+    checkpoint, lines = folder / "resume.safetensors", folder / "timings.jsonl"
+
+    def epochs() -> int:
+        return lines.read_bytes().count(b"\n") if checkpoint.exists() else 0
+
+    log = folder.with_suffix(f".{rank}.log")
+    with log.open("wb") as output:
+        before = epochs()
+        with subprocess.Popen(command, stdout=output, stderr=output, env=environment) as launcher:
+            deadline = time.monotonic() + 120
+            while epochs() <= before:
+                assert launcher.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            worker = worker_of(launcher.pid, rank)
+            assert worker is not None
+            os.kill(worker, signal.SIGKILL)
+            status = launcher.wait(60)
+    return status, log.read_text()
+
+
+def test_job_with_a_killed_process_ends_and_goes_on(tmp_path: Path, target: Any, weights: Path) -> None:
+    """Whichever of the two it is: the other waits for it in vain, and does not do so for ever."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("which process has which rank is read from /proc, and there is none")
+    settings = settings_of(2, budget={"epochs": 25})
+    for rank in (1, 0):
+        status, said = killed(rank, target, weights, tmp_path / "killed", settings)
+        assert status == 1
+        assert "Signal 9 (SIGKILL) received" in said, said
+        # The launcher ends the other one, before or after that has said that it is alone.
+        assert "[rank0]: Traceback" not in said
+        assert "[rank1]: Traceback" not in said
+        assert load_file(tmp_path / "killed/resume.safetensors")
+    for name in ("killed", "whole"):
+        done = launch(2, target, weights, tmp_path / name, settings)
+        assert done.returncode == 0, done.stderr
+        assert ("resumed after epoch" in done.stderr) == (name == "killed")
+    models = [load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole")]
+    assert all(torch.equal(models[0][name], value) for name, value in models[1].items())
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")

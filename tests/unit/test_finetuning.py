@@ -21,10 +21,12 @@ from pipeline.backbones.files import load_backbone, read_description, save_backb
 from pipeline.engine import train as engine
 from pipeline.engine.streams import Batch
 from pipeline.errors import PipelineError
-from pipeline.finetuning.finetune import _spread, finetune
+from pipeline.finetuning import validation
+from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.heads import same_class
 from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.reused import SourceFiles, selected_images
+from pipeline.finetuning.validation import spread
 from pipeline.initialisation.initialise import initialise
 from pipeline.objectives.cross_entropy import CrossEntropy
 from pipeline.provenance import Provenance
@@ -209,6 +211,33 @@ def test_run_writes_model_predictions_and_features(
     table = read_table("features", folder / "features.parquet")
     np.testing.assert_allclose(feature_matrix(table), features.numpy(), rtol=1e-3, atol=1e-5)
     assert read_description(folder / "model.safetensors").class_names == ["class 0", "class 1", "class 2"]
+
+
+def test_history_says_how_far_features_have_moved(
+    tuned: Callable[..., Path], target: Any, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five of the nine validation images, the last after training against the first before it."""
+    monkeypatch.setattr(validation, "FOLLOWED", 5)
+    folder = tuned(evaluate_every=1)
+    rows = read_table("history", folder / "history.parquet").to_pylist()
+    found = [row["value"] for row in rows if row["metric"] == "feature_distance"]
+    assert [row["epoch"] for row in rows if row["metric"] == "feature_distance"] == [1, 2, 3]
+    assert {row["split"] for row in rows if row["metric"] == "feature_distance"} == {"validation"}
+    chosen = np.flatnonzero(target.split == "validation")[[0, 2, 4, 6, 8]]
+    pixels = (torch.from_numpy(target.pixels[chosen]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        before, after = (
+            load_backbone(path).eval().encoder(pixels) for path in (weights, folder / "model.safetensors")
+        )
+    moved = [float((now - then).square().sum().sqrt()) for now, then in zip(after, before, strict=True)]
+    norms = [float(then.square().sum().sqrt()) for then in before]
+    assert found[-1] == pytest.approx(sum(moved) / sum(norms), rel=1e-4)
+    assert found[-1] > 0.01
+    still = tuned("still", trainable="head", evaluate_every=1)
+    rows = read_table("history", still / "history.parquet").to_pylist()
+    assert [row["value"] for row in rows if row["metric"] == "feature_distance"] == pytest.approx(
+        [0, 0, 0], abs=1e-6
+    )
 
 
 def test_learns_a_target_of_different_colours(tuned: Callable[..., Path]) -> None:
@@ -624,9 +653,9 @@ def test_every_combination_trains_and_resumes_bit_for_bit(
 
 def test_training_images_that_objectives_see_are_spread() -> None:
     rows = np.arange(20, 31)
-    assert _spread(rows, 3).tolist() == [20, 25, 30]
-    assert _spread(rows, 99).tolist() == rows.tolist()
-    assert _spread(rows, 1).tolist() == [20]
+    assert spread(rows, 3).tolist() == [20, 25, 30]
+    assert spread(rows, 99).tolist() == rows.tolist()
+    assert spread(rows, 1).tolist() == [20]
 
 
 def encoder_of(path: Path) -> dict[str, torch.Tensor]:

@@ -84,7 +84,9 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Penultimate features, (n, width)."""
-        return self.encoder(images)
+        # Where the encoder is compiled, its forward method is what is not: evaluation comes in batches of
+        # many sizes, each of which would be compiled for a few passes.
+        return self.encoder(images) if torch.is_grad_enabled() else self.encoder.forward(images)
 
     def features(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         """Features of one layer, (n, d); maps are averaged over space.

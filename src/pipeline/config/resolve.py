@@ -22,6 +22,7 @@ TRAINING = (
     "batch_size",
     "accumulate",
     "precision",
+    "compile",
     "threads",
     "gpu",
     "optimiser",

@@ -131,6 +131,11 @@ class Training(Settings):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of the forward pass."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the backbone's forward pass and its gradient (torch.compile): faster after a "
+        "minute or more; needs a C++ compiler, on GPUs Triton. Results are others within rounding.",
+    )
     threads: Count = Field(1, description="CPU threads of the arithmetic; another number gives other bits.")
     gpu: Count = Field(
         1, description="GPUs of one machine that train together, each on its part of every batch."

@@ -5,9 +5,14 @@ DistributedDataParallel then takes the mean of their gradients. Through `gather`
 gets the sum of all processes' gradients of that same loss, so the mean is the joint batch's gradient.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.distributed as distributed
+
+from pipeline.errors import PipelineError
 
 
 def world() -> int:
@@ -50,6 +55,26 @@ def total(values: torch.Tensor) -> torch.Tensor:
     from torch.distributed.nn.functional import all_reduce
 
     return all_reduce(values)
+
+
+@contextmanager
+def lost_connection_told() -> Iterator[None]:
+    """Say it plainly where another process of this job has ended, and this one waits for it in vain.
+
+    Raises:
+        PipelineError: The connection to another process broke.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL's failures have a class of their own, gloo's a path of its sources.
+        if not isinstance(error, distributed.DistError) and "gloo/transport" not in str(error):
+            raise
+        said = str(error).partition(". ")[0]
+        raise PipelineError(
+            "another process of this job ended, and this one cannot go on alone; the end of the log names "
+            f"the one that failed first. The last good checkpoint is kept: run again to go on ({said})"
+        ) from error
 
 
 def own_part(positions: np.ndarray) -> np.ndarray:

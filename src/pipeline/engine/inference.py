@@ -8,6 +8,9 @@ from torch import nn
 
 from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.distributed import gather, own_part, world
+from pipeline.engine.memory import is_memory_full
+from pipeline.errors import PipelineError
+from pipeline.progress import log
 
 
 @torch.inference_mode()
@@ -29,22 +32,45 @@ def forward_all(
         rows: Which images, int64 (m,), in this order.
         normalise: From images to input.
         device: Where to compute.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; halved, with a line in the log, until memory holds one.
 
     Returns:
         For each tensor of `forward` a float32 array of m rows. Processes that train together take a
         part of the rows each, and all get all of them.
+
+    Raises:
+        PipelineError: If memory does not hold a forward pass of one image.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     rows = own_part(rows)
     parts: list[tuple[np.ndarray, ...]] = []
-    for start in range(0, max(1, len(rows)), batch_size):
-        pixels = torch.from_numpy(images[rows[start : start + batch_size]]).to(device)
-        parts.append(tuple(out.float().cpu().numpy() for out in forward(normalise(pixels))))
+    start = 0
+    while start < max(1, len(rows)):
+        try:
+            pixels = torch.from_numpy(images[rows[start : start + batch_size]]).to(device)
+            parts.append(tuple(out.float().cpu().numpy() for out in forward(normalise(pixels))))
+            start += batch_size
+        except (RuntimeError, MemoryError) as error:
+            batch_size = _smaller(batch_size, error)
     for part, training in modes:
         part.training = training
     return tuple(_of_all(np.concatenate(column), device) for column in zip(*parts, strict=True))
+
+
+def _smaller(batch_size: int, error: Exception) -> int:
+    """Half of a batch size that memory does not hold; any other error is raised again."""
+    if not is_memory_full(error):
+        raise error
+    if batch_size == 1:
+        raise PipelineError(
+            "no memory left for a forward pass of one image; take a device with more of it, or a smaller "
+            "network or smaller images"
+        ) from error
+    log.warning(
+        "no memory left for forward passes of %d images; %d from here on", batch_size, batch_size // 2
+    )
+    return batch_size // 2
 
 
 def _of_all(own: np.ndarray, device: torch.device) -> np.ndarray:

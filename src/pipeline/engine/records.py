@@ -30,11 +30,17 @@ class Record:
         return self.lines.stat().st_size if self.lines.exists() else 0
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows in one write."""
+        """Add rows in one write.
+
+        Raises:
+            OSError: With the name of the file, where the disk is full.
+        """
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        with self.lines.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        try:
+            with self.lines.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.lines)) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.engine.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.engine.compiling import compile_forward
 from pipeline.engine.distances import Distances
-from pipeline.engine.distributed import rank, world
+from pipeline.engine.distributed import lost_connection_told, rank, world
 from pipeline.engine.learner import Learner, Loss
+from pipeline.engine.memory import memory_advice
 from pipeline.engine.optimisation import Optimiser, rate_factor
 from pipeline.engine.randomness import derive
 from pipeline.engine.streams import Batch, ImageStream
@@ -32,6 +34,7 @@ class DivergedError(PipelineError):
     """The loss was not finite."""
 
 
+@lost_connection_told()
 def fit(
     learner: Learner,
     optimiser: Optimiser,
@@ -49,7 +52,7 @@ def fit(
         learner: What to train.
         optimiser: Of the learner's parameters.
         streams: The first decides how many batches an epoch has; the others give as many.
-        training: Settings: schedule, precision, accumulate, evaluate_every.
+        training: Settings: schedule, precision, accumulate, batch_size, compile, threads, evaluate_every.
         window: Which steps to make.
         workspace: Where history, timings and checkpoints go.
         evaluate: Metrics on the validation part, at every ``evaluate_every`` epochs and the budget's last.
@@ -59,9 +62,11 @@ def fit(
 
     Raises:
         DivergedError: If the loss is not finite: step, samples of the batch, and advice.
-        PipelineError: If the memory of the device is full: what to change.
+        PipelineError: If memory is full: what to change; if another process that trains along has ended.
     """
     distances = Distances(optimiser.backbone)
+    if training["compile"]:
+        compile_forward(optimiser.backbone, training["threads"])
     position = _resume(learner, optimiser, workspace, window)
     epochs = _Epochs(learner, optimiser, streams, training, window)
     last_epoch = window.epochs[-1]
@@ -69,7 +74,8 @@ def fit(
     with bar(workspace.stage, "step", steps_in_all, None, steps_before) as progress:
         for epoch in range(position["epoch"], last_epoch):
             started = time.perf_counter()
-            rows, images = epochs.train(epoch, progress.update)
+            with memory_advice(training):
+                rows, images = epochs.train(epoch, progress.update)
             seconds = time.perf_counter() - started
             step = min(window.last, (epoch + 1) * window.per_epoch)
             workspace.add_metrics(epoch + 1, step, "train", rows)
@@ -125,9 +131,8 @@ class _Epochs:
                 self.learner.begin_cycle(window.cycle(number))
             place, length = window.place(number)
             factor = rate_factor(self.training["schedule"], place, length, window.per_epoch)
-            with _memory_advice(self.training):
-                self._gradients(group, number, totals)
-                self.optimiser.step(factor)
+            self._gradients(group, number, totals)
+            self.optimiser.step(factor)
             self.learner.after_step()
             step_made()
         return totals.rows() | {"learning_rate": self.optimiser.rate(factor)}, totals.passed
@@ -214,25 +219,6 @@ class _Totals:
 
     def rows(self) -> dict[str, float]:
         return {name: float(total) / self.images for name, total in self.sums.items()}
-
-
-@contextmanager
-def _memory_advice(training: Mapping[str, Any]) -> Iterator[None]:
-    """Say what to change where the memory of the device does not hold a step."""
-    try:
-        yield
-    except RuntimeError as error:
-        full = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not full:
-            raise
-        size, accumulate, precision = (training[key] for key in ("batch_size", "accumulate", "precision"))
-        smaller = max(1, size // 2)
-        lower = "" if precision == "bfloat16" else ", or precision: bfloat16"
-        raise PipelineError(
-            f"no memory left on the device for a step with batch_size {size}, accumulate {accumulate}, "
-            f"precision {precision}. Try batch_size: {smaller} with accumulate: {2 * accumulate}, which "
-            f"gives steps of as many images{lower}; the last good checkpoint is kept."
-        ) from error
 
 
 def _not_finite(

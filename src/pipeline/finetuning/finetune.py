@@ -25,13 +25,13 @@ from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.outputs import write_outputs, write_tables
 from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, reused_images, source_stream
 from pipeline.finetuning.target import Target, open_target
+from pipeline.finetuning.validation import Validation, spread
 from pipeline.images.cache import open_images
 from pipeline.initialisation.carried import take_over
 from pipeline.objectives import Start
 from pipeline.progress import log
 from pipeline.provenance import Provenance
 from pipeline.reuse import Reuse
-from pipeline.s_dbw import s_dbw_where_defined
 
 
 def finetune(
@@ -151,12 +151,6 @@ def _fit(
         manifest = target.samples.manifest
         raise PipelineError(f"{manifest}: checkpoint: best needs a validation part, and it has none")
 
-    def evaluate() -> dict[str, float]:
-        logits, features = target.outputs(learner.backbone, validation)
-        labels = target.samples.labels[validation]
-        accuracy = float((logits.argmax(1) == labels).mean())
-        return {"top1": accuracy, **s_dbw_where_defined(features, labels)}
-
     optimiser = Optimiser(settings["optimiser"], learner.backbone.encoder, learner.heads, learner.pretrained)
     at_first = copy.deepcopy(learner.state_dict()) if settings["may_diverge"] else None
     try:
@@ -167,7 +161,7 @@ def _fit(
             settings,
             window,
             workspace,
-            evaluate=evaluate if len(validation) else None,
+            evaluate=Validation(target, validation, learner.backbone) if len(validation) else None,
             keep_best="top1" if best else None,
             after_epoch=lambda epoch: kept.keep(epoch, learner.backbone),
         )
@@ -194,13 +188,8 @@ def _start(pretrained: Backbone, model: Backbone, target: Target, fit_on: Sequen
         source_logits=source_logits,
         pretrained=pretrained.eval().requires_grad_(False),
         backbone=model,
-        training=lambda count: target.batches(_spread(target.samples.training_rows(*fit_on), count)),
+        training=lambda count: target.batches(spread(target.samples.training_rows(*fit_on), count)),
     )
-
-
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    """So many rows, evenly over all: a manifest often goes class by class."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
 
 
 def _learner(
