@@ -154,16 +154,23 @@ def _initialisations(resolver: Resolver, counts: Counts) -> Iterator[Job]:
         if stage is None:
             continue
         folder = f"initialisations/{run.backbone}/{run.target}/{stage.key}/seed{run.seed}"
-        if folder in made or "share" not in stage.settings["initialise"]:
+        if folder in made:
             continue
         made.add(folder)
         settings = {**stage.settings, "seed": run.seed}
-        count, share = counts(run.target), (0, settings["initialise"]["share"])
-        images = count and trained_images(settings, count.of(settings["fit_on"]), share)[0]
+        images = _initialised_images(settings, counts(run.target))
         # A linear probe passes the backbone forward only.
         passes = 1 if settings["initialise"]["name"] == "linear_probe" else TRAINED
         forwards = images and passes * images
         yield Job(INITIALISATION, run.backbone, run.target, images, forwards, folder, settings)
+
+
+def _initialised_images(settings: Mapping[str, Any], count: Count | None) -> int | None:
+    """Images that a first stage trains on: none where it takes no share of the budget."""
+    if "share" not in settings["initialise"]:
+        return 0
+    share = (0, settings["initialise"]["share"])
+    return count and trained_images(settings, count.of(settings["fit_on"]), share)[0]
 
 
 def _trials(resolver: Resolver, counts: Counts) -> Iterator[Job]:
