@@ -25,6 +25,9 @@ ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "config" / "presets"
 # All jobs of a fresh run.
 JOBS = {
+    "cifar10_contrast": 283,
+    "cifar10_methods": 141,
+    "cifar10_rates": 100,
     "coin_figure2": 26,
     "coin_figure4": 33,
     "coin_table1": 1357,
