@@ -27,6 +27,7 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/floors.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/feature_map.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -72,6 +72,7 @@ class Results:
         claimed: Rows of the table of claims, without one where empty.
         gaps: Rows of the gap_and_accuracy table, without one where empty.
         floors: Name, setting and seed of each, with its accuracies on validation and test by value.
+        maps: Rows of the feature_maps table, without one where empty.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class Results:
     claimed: Sequence[Mapping[str, Any]] = ()
     gaps: Sequence[Mapping[str, Any]] = ()
     floors: Sequence[tuple[str, str, int, Mapping[float, tuple[float, float]]]] = ()
+    maps: Sequence[Mapping[str, Any]] = ()
 
     def make(self) -> tuple[Inputs, dict[str, Any]]:
         """Write every table; gives the report's inputs and settings."""
@@ -145,6 +147,8 @@ class Results:
             recall_figures=self.folder / "recall" if self.recalled else None,
             claims=self._table("claims", self.claimed, {"level": 0.95}),
             domain_gap=self._table("gap_and_accuracy", self.gaps, {"main_metric": main_metric}),
+            feature_maps=self._table("feature_maps", self.maps, {}),
+            feature_map_figures=self._map_figures() if self.maps else None,
             initialisations=firsts,
             runs=runs,
         )
@@ -361,6 +365,14 @@ class Results:
             path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 4"></svg>')
         return self.folder / "recall.parquet"
 
+    def _map_figures(self) -> Path:
+        folder = self.folder / "feature_maps"
+        for row in self.maps:
+            path = folder / row["backbone"] / f"{row['target']}.svg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 4"></svg>')
+        return folder
+
     def _table(
         self, kind: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     ) -> Path | None:
@@ -388,6 +400,7 @@ class Results:
         rows = [
             {**run, "split": split, "metric": "top1", "value": score}
             for split, score in zip(parts, scores[chosen], strict=True)
+            if self.parts[1 + parts.index(split)]
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         write_table("metrics", folder / "metrics.parquet", columns, record)

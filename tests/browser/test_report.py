@@ -82,6 +82,7 @@ CLAIMED = [
         **{"better": "reuse random_0 ... random_19", "baseline": "plain", "draws": 20, "images": 4000},
         **{"line": line, "estimate": (low + high) / 2, "standard_error": 0.005, "level": 0.9833},
         **{"low": low, "high": high, "p_value": 0.01, "p_holm": 0.03, "detectable": 0.012, "answer": answer},
+        **{"measure": "top1", "unit": "share", "side": "above", "reason": None},
     }
     for name, kind, line, low, high, answer in (
         ("", "difference", 0.0, 0.008, 0.034, "replicated"),

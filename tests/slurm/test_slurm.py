@@ -23,9 +23,11 @@ HALVED = Path(__file__).parent / "halved.yaml"
 JOINT = Path(__file__).parent / "joint.yaml"
 JOINT_RUN = "runs/small/animals/none/joint/seed0"
 AS_TYPED = ("--profile", "slurm")
-GPU_RULES = {"pretrain", "extract_features", "initialise", "finetune"}
-TRAINING_MEMORY = GPU_RULES | {"gather_features", "units", "leaks"}
-LONG = GPU_RULES | {"dataset", "images", "hash_images"}
+GPU_RULES = {"pretrain", "extract_features", "initialise", "finetune", "interpolate"}
+TRAINING_MEMORY = GPU_RULES | {
+    *("gather_features", "units", "leaks", "nearest_neighbours", "linear_probe"),
+}
+LONG = GPU_RULES | {"dataset", "images", "hash_images", "linear_probe"}
 BACKBONE = Path("results/backbones/small")
 COIN = Path("results/runs/small/animals/none/coin/seed0")
 CHECKPOINT = "resume.safetensors"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.claims.answer import answer_all, answer_of, holm_levels, holm_p_values, write
-from pipeline.claims.intervals import Estimate, estimate, standard_error, two_way_deviations
+from pipeline.claims.intervals import Resampled, estimate, standard_error, two_way_deviations
 from pipeline.claims.outcomes import Outcomes, RunKeys, halving_weights
 from pipeline.claims.text import claims_text
+from pipeline.claims.values import Values
 from pipeline.errors import PipelineError
 from pipeline.tables import read_table, write_table
 
@@ -124,7 +125,7 @@ def test_equal_arms_differ_by_nothing_for_certain() -> None:
 
 @pytest.mark.parametrize("freedom", [1, 5, 19, 200])
 def test_the_detectable_effect_has_the_power_that_is_told(freedom: int) -> None:
-    effect = Estimate(0.0, 0.02, freedom, np.zeros(1000)).detectable(0.99)
+    effect = Resampled(0.0, 0.02, freedom, np.zeros(1000)).detectable(0.99)
     power = stats.nct.sf(stats.t.ppf(0.995, freedom), freedom, effect / 0.02)
     assert power == pytest.approx(0.8, abs=1e-5)
 
@@ -209,6 +210,7 @@ def claim(kind: str = "difference", margin: float = 0.0, targets: tuple[str, ...
     return {
         "claim": "Reuse helps",
         "kind": kind,
+        "measure": "top1",
         "margin": margin,
         "backbone": "small",
         "better": {"recipe": "reuse", "selections": ["uot"]},
@@ -243,7 +245,7 @@ def test_answers_table_and_text(runs: Callable[..., list[Path]], tmp_path: Path,
         claim("difference", 0.99),
         claim("trend", targets=tuple(TARGETS)),
     )
-    answered = answer_all(settings, Outcomes(runs(0.05, 0.95, 400)))
+    answered = answer_all(settings, Outcomes(runs(0.05, 0.95, 400)), Values())
     assert [one.row["answer"] for one in answered] == [
         "replicated",
         "replicated",
@@ -256,10 +258,14 @@ def test_answers_table_and_text(runs: Callable[..., list[Path]], tmp_path: Path,
     assert [row["claim"] for row in rows] == ["Reuse helps"] * 4
     assert all(row["low"] <= row["estimate"] <= row["high"] for row in rows)
     assert (rows[0]["draws"], rows[0]["images"], rows[0]["better"]) == (DRAWS, 400, "reuse uot")
+    assert {(row["measure"], row["unit"], row["side"], row["reason"]) for row in rows} == {
+        ("top1", "share", "above", None)
+    }
     text = claims_text(answered, settings)
     assert "1. Reuse helps: REPLICATED" in text
+    assert "asked       reuse uot - plain above -1.00, in points of top-1 accuracy" in text
     assert "with 5 images a class" in text
-    again = answer_all(settings, Outcomes(runs(0.05, 0.95, 400)))
+    again = answer_all(settings, Outcomes(runs(0.05, 0.95, 400)), Values())
     assert [one.row for one in again] == [one.row for one in answered]
 
 

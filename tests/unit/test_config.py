@@ -113,7 +113,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown section": (
         {"recipies": {}},
         "recipies: unknown key; allowed: datasets, backbones, selections, recipes, experiments, features, "
-        "leakage, explanation, claims, tracking; did you mean 'recipes'?",
+        "floors, leakage, explanation, claims, tracking; did you mean 'recipes'?",
     ),
     "unknown key of an entry": (
         {"recipes.plain.optimizer": {}},
@@ -136,7 +136,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key in a list": (
         {"experiments.1.seed": 1},
         "experiments[1].seed: unknown key; allowed: name, backbones, source, targets, selections, recipes, "
-        "seeds, recall, domain_gap; did you mean 'seeds'?",
+        "seeds, recall, domain_gap, feature_map; did you mean 'seeds'?",
     ),
     "unknown key where null is allowed": (
         {"datasets.birds.split": {"validate": 0.1}},

@@ -1,13 +1,15 @@
 """Settings of claims: which runs are paired, and what cannot be."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from pipeline.claims.measures import MEASURES
+from pipeline.config.claims import Measure
 from pipeline.config.loading import load_config
-from pipeline.config.pairing import claims_settings, draws_of, paired_runs
+from pipeline.config.pairing import claimed_tables, claims_settings, draws_of
 from pipeline.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +78,11 @@ def test_arms_are_paired_by_draw_and_seed() -> None:
         for key, pairs in draws.items()
         for pair in pairs
     ] == [(draw, draw, f"ten_{draw}", 10, "uot", f"random_{draw}") for draw in range(3)]
-    assert len(paired_runs(config)) == 6
+    assert {table: len(runs) for table, runs in claimed_tables(config).items()} == {
+        "predictions": 6,
+        "metrics": 0,
+        "timings": 0,
+    }
     (settings,) = claims_settings(config)["claims"]
     pair = {"target": "ten_2", "images": 10, "seed": 2, "better": "uot", "baseline": "random_2"}
     assert settings["draws"][2] == [pair]
@@ -94,6 +100,31 @@ def test_seeds_are_draws_where_there_is_no_subset() -> None:
     config = load_config(with_claim(**PLAIN, targets=["birds"]))
     draws = draws_of(config, config.claims.questions[0])
     assert [(key.draw, key.seed) for key in draws] == [(None, 0), (None, 1), (None, 2)]
+
+
+def test_a_measure_says_which_tables_are_read() -> None:
+    config = with_claim(measure="s_dbw")
+    (one,) = config["claims"]["questions"]
+    cost = {**one, "measure": "seconds", "targets": ["ten_0", "ten_1"], "relative_margin": 0.05}
+    del cost["margin"]
+    config["claims"] |= {"questions": [one, cost, {**cost, "claim": "once more"}], "resamples": 1000}
+    loaded = load_config(config)
+    found = claimed_tables(loaded)
+    assert {table: len(runs) for table, runs in found.items()} == {
+        "predictions": 0,
+        "metrics": 6,
+        "timings": 4,
+    }
+    _, settings, _ = claims_settings(loaded)["claims"]
+    assert {key: settings[key] for key in ("measure", "margin", "relative_margin")} == {
+        "measure": "seconds",
+        "margin": None,
+        "relative_margin": 0.05,
+    }
+
+
+def test_the_settings_name_every_measure() -> None:
+    assert get_args(Measure) == tuple(MEASURES)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -126,6 +157,39 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a trend over one size": (
         {**TREND, "targets": ["ten_0", "ten_1"]},
         ".targets: found one size; a trend needs at least two",
+    ),
+    "a trend of a measure": (
+        {**TREND, "measure": "s_dbw", "targets": ["ten_0", "ten_1", "five_0", "five_1"]},
+        ".measure: found 's_dbw'; allowed: top1",
+    ),
+    "an unknown metric": (
+        {"measure": "sdbw"},
+        f".measure: found 'sdbw'; allowed: {', '.join(MEASURES)}; did you mean 's_dbw'?",
+    ),
+    "a count for a metric": (
+        {"measure": "images"},
+        f".measure: found 'images'; allowed: {', '.join(MEASURES)}",
+    ),
+    "ratios of accuracies of images": (
+        {"margin": None, "relative_margin": 0.05},
+        ": relative_margin: top1 is compared image by image, not by ratios; give margin",
+    ),
+    "two margins": (
+        {"measure": "seconds", "relative_margin": 0.05},
+        ": found both of margin and relative_margin; give one",
+    ),
+    "two margins of a difference": (
+        {"kind": "difference", "measure": "seconds", "relative_margin": 0.05},
+        ": found both of margin and relative_margin; give one",
+    ),
+    "no margin": ({"margin": None}, ": found neither of margin and relative_margin; give one"),
+    "more than all images": (
+        {"measure": "top5", "margin": 1.5},
+        ": margin: found 1.5; expected a number below 1 for top5",
+    ),
+    "a whole baseline": (
+        {"measure": "seconds", "margin": None, "relative_margin": 1},
+        ".relative_margin: found 1; expected a number below 1",
     ),
     "a trend over a whole set": (
         {**TREND, "targets": ["ten_0", "ten_1", "birds"]},
@@ -172,7 +236,7 @@ def test_resamples_must_suffice_for_the_level() -> None:
 def test_the_study_has_its_runs_and_draws(preset: str, runs: int, draws: list[int]) -> None:
     config = load_config(ROOT / "config" / "presets" / f"{preset}.yaml")
     assert len(config.runs()) == runs
-    assert set(paired_runs(config)) == set(config.runs())
+    assert set(claimed_tables(config)["predictions"]) == set(config.runs())
     found = [draws_of(config, claim) for claim in config.claims.questions]
     assert [len(of_claim) for of_claim in found] == draws
     assert all(key.draw == key.seed for of_claim in found for key in of_claim)

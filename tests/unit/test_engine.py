@@ -16,10 +16,11 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from scipy import stats
+from scipy import ndimage, stats
 from torch import nn
 
 from pipeline.backbones.architectures.small_resnet import build as build_small_resnet
+from pipeline.engine import augmentation
 from pipeline.engine.augmentation import DRAWS, Augmentation, Normalisation
 from pipeline.engine.inference import forward_all
 from pipeline.engine.learner import Learner
@@ -617,6 +618,41 @@ def test_resized_crop_stays_inside_and_in_range(augment: Callable[..., torch.Ten
     assert stats.kstest((area - 0.2) / 0.6, "uniform").pvalue > 1e-4
     assert ratio.min() > 3 / 4 - 0.02
     assert ratio.max() < 4 / 3 + 0.02
+
+
+def test_resized_crop_reads_where_its_draws_say(
+    photos: torch.Tensor, augment: Callable[..., torch.Tensor]
+) -> None:
+    """Against interpolation by SciPy between the middles of pixels."""
+    draws = uniforms(np.arange(6), DRAWS, 0, "crop")
+    found = augment(photos, draws, crop=7, resized_crop=(0.2, 0.8), flip=True)
+    assert 0 < (draws[:, 4] < 0.5).sum() < 6
+    for image, draw, pixels in zip(plain(photos), draws.astype(np.float64), found, strict=True):
+        area, ratio = 0.2 + 0.6 * draw[2], (4 / 3) ** (2 * draw[3] - 1)
+        width, height = np.sqrt([area * ratio, area / ratio])
+        columns = draw[1] * (1 - width) + width * (np.arange(7) + 0.5) / 7
+        rows = draw[0] * (1 - height) + height * (np.arange(7) + 0.5) / 7
+        if draw[4] < 0.5:
+            columns = columns[::-1]
+        places = np.meshgrid(12 * rows - 0.5, 12 * columns - 0.5, indexing="ij")
+        for channel in range(3):
+            expected = ndimage.map_coordinates(image[channel].numpy(), places, order=1, mode="nearest")
+            np.testing.assert_allclose(pixels[channel], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [1, 2 * 12 * 12 * 3, 4 * 12 * 12 * 3])
+def test_how_many_images_change_together_changes_nothing(
+    photos: torch.Tensor,
+    augment: Callable[..., torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    together: int,
+) -> None:
+    changes: dict[str, Any] = {"crop": 9, "resized_crop": (0.2, 0.8), "colour_jitter": 0.4, "blur": 0.5}
+    whole = augment(photos, **changes)
+    monkeypatch.setattr(augmentation, "TOGETHER", together)
+    found = augment(photos, **changes)
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("number", [5, 6, 7], ids=["brightness", "contrast", "saturation"])

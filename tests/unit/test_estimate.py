@@ -188,6 +188,14 @@ def test_every_kind_of_job_counts_its_images_and_forward_passes(jobs: list[Job])
     assert found["weight interpolation"] == [("target", 6 * 50, 6 * 50)] * 2
 
 
+def test_a_stage_that_trains_nothing_is_a_job_without_images() -> None:
+    changed = copy.deepcopy(CONFIG)
+    changed["recipes"]["coin"]["initialise"] = {"name": "noisy_tune"}
+    jobs = gpu_jobs(Resolver(load_config(changed)), COUNTS.get)
+    found = [(job.images, job.forwards) for job in jobs if job.kind == "initialisation"]
+    assert found == [(0, 0)] * 2
+
+
 def test_floors_need_features_of_targets_that_no_selection_reads() -> None:
     changed = copy.deepcopy(CONFIG)
     changed["experiments"][0] |= {"recipes": ["coin"], "selections": []}
@@ -224,6 +232,20 @@ def test_published_counts(
     assert found.parts == {"train": train, "validation": validation, "test": test}
 
 
+@pytest.mark.parametrize(
+    ("entry", "train", "validation"),
+    [
+        ({}, 50_000, 0),
+        ({"split": {"validation": 0.1}}, 45_000, 5_000),  # the official 10,000 stay the test part
+        ({"split": {"validation": 0.1}, "subset": {"by": "share", "share": 0.25}}, 11_250, 1_250),
+    ],
+)
+def test_counts_of_cifar(tmp_path: Path, entry: dict[str, Any], train: int, validation: int) -> None:
+    found = count_images("set", dataset(format="torchvision", name="CIFAR10", **entry), tmp_path)
+    assert found is not None
+    assert found.parts == {"train": train, "validation": validation, "test": 10_000}
+
+
 def test_a_long_tail_keeps_what_its_profile_says(tmp_path: Path) -> None:
     entry = dataset(format="published", name="caltech101", subset={"by": "long_tail", "ratio": 10})
     found = count_images("caltech", entry, tmp_path)
@@ -245,7 +267,7 @@ def test_local_files_are_listed_as_the_step_would(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_the_same_entry_comes_first(tmp_path: Path, make_dataset: Any, record: Any) -> None:
-    entry = dataset(format="torchvision", name="CIFAR10")
+    entry = dataset(format="torchvision", name="EuroSAT")
     assert count_images("made", entry, tmp_path) is None
     folder = tmp_path / "datasets" / "made"
     folder.mkdir(parents=True)

@@ -29,11 +29,12 @@ from pipeline.comparison.compare import compare
 from pipeline.comparison.differences import paired_difference
 from pipeline.errors import PipelineError
 from pipeline.evaluation import feature_space
+from pipeline.evaluation.catalogue import METRICS
 from pipeline.evaluation.classification import calibration_error
 from pipeline.evaluation.feature_space import spreads
 from pipeline.evaluation.metrics import Outputs, evaluate
-from pipeline.evaluation.s_dbw import s_dbw, s_dbw_of_tong
 from pipeline.provenance import Provenance, code_digest
+from pipeline.s_dbw import s_dbw, s_dbw_of_tong
 from pipeline.tables import read_table, write_table
 
 RUN = {"backbone": "small", "target": "birds", "selection": "uot", "recipe": "plain", "seed": 3}
@@ -119,6 +120,12 @@ def test_metrics_by_hand(metrics: Callable[..., Any]) -> None:
         ),
         ("test", "images"): 4.0,
     }
+
+
+def test_the_catalogue_has_every_metric(evaluated: Callable[..., Evaluated]) -> None:
+    found = evaluated(range(6), np.eye(6)[[0, 1, 2, 3, 4, 4]], None, np.eye(6))
+    many = evaluated([0, 0, 1, 1], np.eye(2)[[0, 0, 1, 0]])
+    assert {metric for _, metric in {*found.metrics, *many.metrics}} - {"images"} == METRICS.keys()
 
 
 def test_metrics_of_each_part(metrics: Callable[..., Any]) -> None:
@@ -303,7 +310,7 @@ def test_the_command_evaluates_within_its_code_and_without_torch(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "pipeline.evaluation.s_dbw" in imported
+    assert "pipeline.s_dbw" in imported
     assert not {"torch", "sklearn", "scipy"} & imported
     assert read_table("per_class", Path(outputs[1])).to_pylist() == found.per_class
 

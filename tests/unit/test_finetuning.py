@@ -594,6 +594,7 @@ PENALISED = {
     },
     "bss": {"weight": 0.001, "singular_values": 1},
     "mix_and_match": {"weight": 1.0, "margin": 0.3},
+    "rifle": {"cycles": 2},
 }
 REUSES = {"none": {"name": "none"}, "labelled": LABELLED, "pseudo_labelled": PSEUDO_LABELLED}
 
@@ -655,6 +656,71 @@ def test_training_images_that_objectives_see_are_spread() -> None:
     assert spread(rows, 3).tolist() == [20, 25, 30]
     assert spread(rows, 99).tolist() == rows.tolist()
     assert spread(rows, 1).tolist() == [20]
+
+
+def encoder_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_backbone(path).encoder.state_dict()
+
+
+EVERY = [*OBJECTIVES.values(), *({"name": name, **settings} for name, settings in PENALISED.items())]
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=lambda settings: settings["name"])
+def test_every_objective_on_a_frozen_backbone_in_mixed_precision(
+    tuned: Callable[..., Path], weights: Path, objective: dict[str, Any]
+) -> None:
+    folder = tuned(
+        objective=objective,
+        reuse={"name": "none"},
+        trainable="head",
+        precision="bfloat16",
+        accumulate=2,
+        augmentation=AUGMENTATION,
+    )
+    before, after = encoder_of(weights), encoder_of(folder / "model.safetensors")
+    for name, value in before.items():  # running statistics of batch normalisation among them
+        assert torch.equal(after[name], value), name
+    losses = history(folder, "loss")
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == 3
+
+
+def test_frozen_statistics_stay_and_weights_train(tuned: Callable[..., Path], weights: Path) -> None:
+    folder = tuned(reuse={"name": "none"}, batch_norm="frozen")
+    before, after = encoder_of(weights), encoder_of(folder / "model.safetensors")
+    for name, value in before.items():
+        statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        assert torch.equal(after[name], value) is statistic, name
+
+
+def test_rifle_draws_the_head_anew_at_each_cycle_but_the_first(
+    tuned: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cycles of three epochs with a schedule each, at a rate that leaves the head as it was drawn."""
+    heads: list[torch.Tensor] = []
+    after_step = FineTuning.after_step
+
+    def spy(self: FineTuning) -> None:
+        after_step(self)
+        assert self.backbone.head is not None
+        heads.append(self.backbone.head.weight.detach().clone())
+
+    monkeypatch.setattr(FineTuning, "after_step", spy)
+    options = {
+        "objective": {"name": "rifle", "cycles": 2},
+        "reuse": {"name": "none"},
+        "budget": {"epochs": 6, "iterations": None},
+        "optimiser": SGD_STILL,
+    }
+    folder = tuned(**options)
+    assert len(heads) == 18
+    changed = [number for number in range(1, 18) if not torch.allclose(heads[number], heads[number - 1])]
+    assert changed == [9]
+    rates = history(folder, "learning_rate")
+    assert rates[3:] == pytest.approx(rates[:3])
+    first, heads[:] = heads[-1], []
+    tuned("again", **options)
+    assert torch.equal(heads[-1], first)
 
 
 def test_training_on_both_parts_leaves_only_the_test_part_to_predict(

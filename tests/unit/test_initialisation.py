@@ -21,7 +21,8 @@ from pipeline.initialisation.carried import save_carried, take_over
 from pipeline.initialisation.initialise import initialise
 from pipeline.initialisation.noisy_tune import build as noisy_tune
 from pipeline.provenance import Provenance
-from pipeline.tables import read_table
+from pipeline.s_dbw import s_dbw
+from pipeline.tables import read_samples, read_table
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
@@ -58,8 +59,11 @@ def staged(
     """A function that runs a stage of a budget of four epochs and gives its folder."""
     target = make_dataset(tmp_path / "target", seed=1)
 
-    def run(name: str, seed: int = 0, folder: str = "stage", **changes: Any) -> Path:
+    def run(
+        name: str, seed: int = 0, folder: str = "stage", evaluate_every: int = 10, **changes: Any
+    ) -> Path:
         settings = training(
+            evaluate_every=evaluate_every,
             budget={"epochs": 4, "iterations": None},
             initialise=STAGES[name] | changes,
             batch_norm="trained",
@@ -91,6 +95,24 @@ def test_coin_trains_the_backbone_and_hands_its_projector_over(
         "projector.2.weight": (4, 6),
         "projector.2.bias": (4,),
     }
+
+
+def test_s_dbw_of_the_validation_part_is_followed(
+    staged: Callable[..., Path], tmp_path: Path, make_dataset: Callable[..., Any]
+) -> None:
+    folder = staged("coin", evaluate_every=2)
+    rows = read_table("history", folder / "history.parquet").to_pylist()
+    found = {row["epoch"]: row["value"] for row in rows if row["metric"] == "s_dbw"}
+    assert list(found) == [2]
+    samples = read_samples(tmp_path / "target/manifest.parquet")
+    validation = samples.rows("validation")
+    backbone = load_backbone(folder / "weights.safetensors").eval()
+    pixels = np.load(tmp_path / "target/images.npy")[validation]
+    with torch.no_grad():
+        inputs = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+        features = backbone(inputs).numpy()
+    expected = s_dbw(features, samples.labels[validation]).value
+    assert found[2] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_linear_probe_trains_its_head_alone(staged: Callable[..., Path], weights: Path) -> None:

@@ -852,7 +852,8 @@ def claim(name: str, line: float, found: tuple[float, float, float], answer: str
         **{"claim": name, "kind": "difference", "backbone": "small", "better": "reuse uot"},
         **{"baseline": "plain", "draws": 20, "images": 4000, "line": line, "estimate": estimate},
         **{"standard_error": 0.005, "level": 1 - 0.05 / 3, "low": low, "high": high, "p_value": 0.01},
-        **{"p_holm": 0.03, "detectable": 0.01234, "answer": answer, **values},
+        **{"p_holm": 0.03, "detectable": 0.01234, "answer": answer, "measure": "top1", "unit": "share"},
+        **{"side": "above", "reason": None, **values},
     }
 
 
@@ -877,22 +878,57 @@ def test_claims_are_a_table_with_their_intervals(page: Callable[..., str]) -> No
     images = "20 4,000 test images"
     assert [row[:6] for row in rows[1:]] == [
         [
-            *("Reuse helps reuse uot - plain, by small", "replicated"),
-            *("+3.00 +1.00 to +5.00 98.33 % interval", "above 0.0", "1.23", images),
+            *("Reuse helps reuse uot - plain in points of top-1 accuracy, by small", "replicated"),
+            *("+3.00 +1.00 to +5.00 98.33 % interval", "above 0.00", "1.23", images),
         ],
         [
-            *("Reuse is not worse reuse uot - plain, by small", "not replicated"),
-            *("-2.00 -3.00 to -1.00 98.33 % interval", "above -0.5", "1.23", images),
+            *("Reuse is not worse reuse uot - plain in points of top-1 accuracy, by small", "not replicated"),
+            *("-2.00 -3.00 to -1.00 98.33 % interval", "above -0.50", "1.23", images),
         ],
         [
             "It helps <b>more</b> with less growth of (reuse uot - plain) with each halving of the training "
-            "images, by small",
-            *("undecided", "+0.20 -1.00 to +2.00 98.33 % interval", "above 0.0", "1.23", images),
+            "images in points of top-1 accuracy, by small",
+            *("undecided", "+0.20 -1.00 to +2.00 98.33 % interval", "above 0.00", "1.23", images),
         ],
     ]
     assert "<b>more" not in html
     assert "#claims" in {address for _, address in reader.loads}
     assert "pipeline.claims" in reader.text["ran"]
+
+
+def test_claims_about_other_numbers_have_tables_of_their_own(page: Callable[..., str]) -> None:
+    over_draws = {"images": None, "draws": 10, "side": "below"}
+    index = {**over_draws, "measure": "s_dbw", "unit": "1", "detectable": 0.0456}
+    time = {**over_draws, "measure": "seconds", "unit": "share of baseline"}
+    unknown = {**dict.fromkeys(("standard_error", "low", "high", "detectable")), "reason": "2 <b>draws"}
+    html = page(
+        claimed=[
+            claim("It costs little", 0.05, (-0.01, 0.02, 0.04), "replicated", **time),
+            claim("S_Dbw is lower", 0.0, (-0.31, -0.2, -0.09), "replicated", **index),
+            claim("It is faster", 0.0, (0.0, -0.5, 0.0), "undecided", **time | unknown, p_value=1.0),
+        ]
+    )
+    reader = Reader(html)
+    rows = [[words(cell) for cell in row] for row in reader.rows["claims"]]
+    assert [row[-1] for row in rows if row[0] == "Claim"] == [
+        "Estimate and interval-50-40-30-20-100",
+        "Estimate and interval-0.3-0.2-0.10.0",
+    ]
+    assert [row[:6] for row in rows if row[0] != "Claim"] == [
+        [
+            "It costs little reuse uot - plain in % of the baseline's training time, by small",
+            *("replicated", "+2.00 -1.00 to +4.00 98.33 % interval", "below +5.00", "1.23", "10"),
+        ],
+        [
+            "It is faster reuse uot - plain in % of the baseline's training time, by small",
+            *("undecided 2 <b>draws", "-50.00", "below 0.00", "", "10"),
+        ],
+        [
+            "S_Dbw is lower reuse uot - plain in S_Dbw, by small",
+            *("replicated", "-0.200 -0.310 to -0.090 98.33 % interval", "below 0.000", "0.046", "10"),
+        ],
+    ]
+    assert "2 &lt;b&gt;draws" in html
 
 
 def test_each_answer_has_a_shape_of_its_own(page: Callable[..., str]) -> None:
@@ -1006,8 +1042,53 @@ def test_a_scatter_shows_errors_where_they_are_known() -> None:
     assert (figure.count(bars), both.count(bars)) == (1, 2)
 
 
+# Features in the plane
+
+
+def map_row(recipe: str | None, **values: Any) -> Any:
+    """A row of the feature_maps table."""
+    seed = None if recipe is None else 0
+    return {
+        **{"backbone": "small", "target": "birds", "selection": recipe and "none", "recipe": recipe},
+        **{"seed": seed, "measured": recipe, "method": "tsne", "images": 400, "variance": None},
+        **{"metric": "top1", "accuracy": None, "s_dbw": None, **values},
+    }
+
+
+UNTOUCHED = map_row(None, measured="linear probe", accuracy=0.4)
+MAPS = [UNTOUCHED, map_row("plain", accuracy=0.5), map_row("<i>coin</i>", accuracy=0.525, s_dbw=0.284)]
+
+
+def test_features_in_the_plane_are_shown_and_told(tmp_path: Path) -> None:
+    inputs, settings = Results(tmp_path, accuracy=by_value, maps=MAPS).make()
+    html = render(collect(inputs, settings))
+    reader = Reader(html)
+    text = words(reader.text["feature-maps"])
+    assert "birds by small" in text
+    assert "t-SNE keeps neighbours together" in text
+    assert "Accuracy and S_Dbw (less is better) are of all test images" in text
+    assert (
+        'alt="400 test images by the untouched backbone, linear probe, top-1 accuracy 40.0 %; '
+        "plain, top-1 accuracy 50.0 %; "
+        '&lt;i&gt;coin&lt;/i&gt;, top-1 accuracy 52.5 %, S_Dbw 0.28"' in html
+    )
+    assert "<i>coin" not in html
+    drawn = base64.b64encode((tmp_path / "feature_maps/small/birds.svg").read_bytes()).decode()
+    assert reader.images.count(f"data:image/svg+xml;base64,{drawn}") == 1
+    assert "#feature-maps" in {address for _, address in reader.loads}
+    assert "pipeline.feature_maps" in reader.text["ran"]
+
+
+def test_principal_components_are_not_taken_for_t_sne(tmp_path: Path) -> None:
+    rows = [map_row("plain", accuracy=0.5, method="pca", variance=0.4)]
+    inputs, settings = Results(tmp_path, accuracy=by_value, maps=rows).make()
+    text = words(Reader(render(collect(inputs, settings))).text["feature-maps"])
+    assert "t-SNE" not in text
+    assert "Accuracy is of all test images" in text
+
+
 def test_what_was_not_asked_has_no_section(usual: Usual) -> None:
-    assert not {"claims", "domain-gap"} & Reader(usual.html).text.keys()
+    assert not {"claims", "domain-gap", "feature-maps"} & Reader(usual.html).text.keys()
 
 
 def test_large_photographs_become_small_jpegs(tmp_path: Path) -> None:
@@ -1092,7 +1173,7 @@ def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., s
     assert rows == [
         ["Floor", "Chosen", "Among", "Validation %", "Test %"],
         ["linear probe", "C 10", "1, 10", "40.0", "50.5"],
-        ["plain, interpolated", "alpha 0.5", "0, 0.5, 1", "50.0 ± 0.0", "46.0 ± 1.4"],
+        ["plain, interpolated", "alpha 0.5", "0.5", "50.0 ± 0.0", "46.0 ± 1.4"],
         ["k-nearest neighbours", "k 1", "1, 5", "25.0", "15.0"],
     ]
     assert "Not above every floor on the test part: plain, coin, scratch." in words(reader.text["floors"])
@@ -1101,6 +1182,8 @@ def test_floors_stand_apart_and_say_what_is_not_above_them(page: Callable[..., s
     assert "linear probe" not in words(reader.text["answer"]) + words(reader.text["comparison"])
     low = words(Reader(page(floors=FLOORS[1:2])).text["floors"])
     assert "Every recipe is above every floor on the test part; the best, reuse · uot, has 55.0 %." in low
+    rows = Reader(page(floors=FLOORS, parts=(8, 0, 4))).rows["floors"]
+    assert [words(cell) for cell in rows[0]] == ["Floor", "Chosen", "Among", "Test %"]
     assert "floors" not in Reader(page()).text
 
 
@@ -1222,11 +1305,13 @@ def test_the_command_writes_the_page_within_its_code_and_without_torch(tmp_path:
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == usual.html
 
 
-def test_the_command_takes_claims_and_domain_gaps(tmp_path: Path) -> None:
-    inputs, settings = Results(tmp_path, accuracy=by_value, claimed=CLAIMED, gaps=GAPS).make()
+def test_the_command_takes_what_is_there_only_where_asked(tmp_path: Path) -> None:
+    inputs, settings = Results(tmp_path, accuracy=by_value, claimed=CLAIMED, gaps=GAPS, maps=MAPS).make()
+    maps = ("--feature-maps", str(inputs.feature_maps), "--feature-map-figures")
     command = [
         *(sys.executable, "-m", "pipeline.report", str(tmp_path / "report.html"), *options_of(inputs)),
         *("--claims", str(inputs.claims), "--domain-gap", str(inputs.domain_gap)),
+        *(*maps, str(inputs.feature_map_figures)),
         *("--settings", json.dumps(settings), "--code", str(code_digest("pipeline.report"))),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

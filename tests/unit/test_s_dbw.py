@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation import s_dbw as module
-from pipeline.evaluation.s_dbw import UndefinedError, s_dbw, s_dbw_of_tong
+from pipeline.s_dbw import UndefinedError, s_dbw, s_dbw_of_tong
 
 DATA = ("low2d", "overlap4d", "high64d")
 SIGMA = {"var": "variance", "std": "deviation"}

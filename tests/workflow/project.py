@@ -28,6 +28,7 @@ backbones:
     architecture: {name: small_resnet, widths: [4]}
     preprocessing: {resize: 14, crop: 14}
     method: {name: supervised, budget: {epochs: 1}, batch_size: 16}
+floors: {enabled: false}
 """
 
 # Every Python that is started imports this: a step whose name is in the file `hold` waits for it to go.
@@ -42,7 +43,8 @@ if hold.exists() and hold.read_text() in sys.orig_argv:
 
 
 def small_config(sections: str) -> dict[str, Any]:
-    """A config of two small datasets and a tiny backbone; sections (YAML) are added or replace these."""
+    """A config of two small datasets and a tiny backbone, without floors; sections (YAML) are added or
+    replace these."""
     return yaml.safe_load(BASE) | yaml.safe_load(sections)
 
 

@@ -27,6 +27,7 @@ CONFIG = """
 datasets:
   source: {format: parquet, path: data/source.parquet, classes: 4}
   target: {format: csv, path: data/target.csv, classes: 3}
+floors: {}
 selections:
   random: {method: random, count: 2}
   clusters: {method: uot, units: {by: cluster, clusters: 4}, count: 2}

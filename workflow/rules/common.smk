@@ -27,7 +27,7 @@ from pipeline.config.floor_runs import (
 from pipeline.config.loading import load_config
 from pipeline.config.reading import read_yaml
 from pipeline.config.model import NO_SELECTION
-from pipeline.config.pairing import claims_settings, paired_runs
+from pipeline.config.pairing import claimed_tables, claims_settings
 from pipeline.config.resolve import Resolver, to_json
 from pipeline.datasets.content import dataset_digest
 from pipeline.errors import PipelineError
@@ -185,7 +185,7 @@ def all_selections(wildcards):
 
 
 def asked_for(wildcards):
-    """All that the config asks for: a comparison of its runs, recall, domain gaps, claims, selections."""
+    """All that the config asks for: a comparison of its runs, recall, domain gaps, feature maps, claims, selections."""
     results = []
     if settings.runs():
         results += ["results/comparison.parquet", "results/comparison.txt", "results/report.html"]
@@ -195,6 +195,8 @@ def asked_for(wildcards):
         results += ["results/claims.parquet", "results/claims.txt"]
     if resolve.gaps():
         results.append("results/analysis/domain_gap/gap_and_accuracy.parquet")
+    if settings.mapped():
+        results.append("results/analysis/feature_map/feature_maps.parquet")
     return results + all_selections(wildcards)
 
 

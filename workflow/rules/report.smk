@@ -82,7 +82,7 @@ def reported_searches():
 
 
 def reported_where_asked():
-    """Recall of concepts with its figures, claims and domain gaps: each where the config asks for it."""
+    """Recall of concepts and feature maps with figures, claims, domain gaps: each where it is asked for."""
     shown = {}
     if resolve.recalled():
         shown |= {"recall": ["results/recall.parquet"], "recall-figures": ["results/recall"]}
@@ -90,6 +90,11 @@ def reported_where_asked():
         shown["claims"] = ["results/claims.parquet"]
     if resolve.gaps():
         shown["domain-gap"] = [f"{GAPS}/gap_and_accuracy.parquet"]
+    if settings.mapped():
+        shown |= {
+            "feature-maps": [f"{FEATURE_MAPS}/feature_maps.parquet"],
+            "feature-map-figures": [f"{FEATURE_MAPS}/figures"],
+        }
     return shown
 
 

@@ -3,16 +3,37 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.claims.intervals import Estimate, estimate
+from pipeline.claims.measures import ABOVE, TOP1, Measured
 from pipeline.claims.outcomes import Outcomes
+from pipeline.claims.student import student
+from pipeline.claims.values import Values
 from pipeline.provenance import Provenance
 from pipeline.tables import write_table
 
 REPLICATED, NOT_REPLICATED, UNDECIDED = "replicated", "not replicated", "undecided"
+
+
+class Evidence(NamedTuple):
+    """What an answer rests on.
+
+    Attributes:
+        estimate: The mean effect, with what it may deviate by.
+        draws: Over which it is.
+        images: Test images over which it is as well; None of a number that each run has one of.
+        reason: Why it cannot decide the claim; None if it can.
+        means: Of the measure, of ``better`` and ``baseline``, by images of each class.
+    """
+
+    estimate: Estimate
+    draws: int
+    images: int | None
+    reason: str | None
+    means: Mapping[str, Mapping[int | None, float]]
 
 
 @dataclass(frozen=True)
@@ -21,69 +42,92 @@ class Answered:
 
     Attributes:
         row: Its row in the table of claims.
-        accuracies: Mean top-1 accuracy of ``better`` and ``baseline``, by images of each class.
+        means: As in `Evidence`.
     """
 
     row: Mapping[str, Any]
-    accuracies: Mapping[str, Mapping[int | None, float]]
+    means: Mapping[str, Mapping[int | None, float]]
 
 
-def answer_all(settings: Mapping[str, Any], outcomes: Outcomes) -> list[Answered]:
+def answer_all(settings: Mapping[str, Any], outcomes: Outcomes, values: Values) -> list[Answered]:
     """Answer all claims together.
 
     Args:
         settings: ``claims``, ``level``, ``resamples`` and ``seed``.
-        outcomes: Of the runs that they are about.
+        outcomes: On test images, of the runs that claims about top-1 accuracy are about.
+        values: Of the runs that the other claims are about.
 
     Raises:
-        PipelineError: If a run is missing, or a claim's runs do not share their test images.
+        PipelineError: If a run is missing, or what a claim compares it by, or if runs of a claim about
+            top-1 accuracy do not share their test images.
     """
     claims = settings["claims"]
-    matrices = [outcomes.matrix(claim) for claim in claims]
     # Each claim draws for itself, so that one more claim changes no other's interval but by its level.
-    estimates = [
-        estimate(matrix, np.random.default_rng(settings["seed"]), settings["resamples"])
-        for matrix in matrices
-    ]
-    lines = [line_of(claim) for claim in claims]
-    p_values = [found.p_value(line) for found, line in zip(estimates, lines, strict=True)]
+    found = [_evidence(claim, settings, outcomes, values) for claim in claims]
+    estimates = [evidence.estimate for evidence in found]
+    lines = [Measured.of(claim).line(claim) for claim in claims]
+    p_values = [estimate.p_value(line) for estimate, line in zip(estimates, lines, strict=True)]
     levels = holm_levels(estimates, lines, p_values, settings["level"])
     smallest = 1 - (1 - settings["level"]) / len(claims)
+    adjusted = holm_p_values(p_values)
     answered = []
     for number, claim in enumerate(claims):
-        found, line = estimates[number], lines[number]
-        low, high = found.interval(levels[number])
         row = {
-            **{key: claim[key] for key in ("claim", "kind", "backbone")},
+            **{key: claim[key] for key in ("claim", "kind", "measure", "backbone")},
             **{arm: arm_name(claim[arm]) for arm in ("better", "baseline")},
-            "draws": matrices[number].shape[0],
-            "images": matrices[number].shape[1],
-            "line": line,
-            "estimate": found.mean,
-            "standard_error": found.standard_error,
-            "level": levels[number],
-            "low": low,
-            "high": high,
-            "p_value": p_values[number],
-            "p_holm": holm_p_values(p_values)[number],
-            "detectable": found.detectable(smallest),
-            "answer": answer_of(low, high, line),
+            **_shown(Measured.of(claim), found[number], lines[number], levels[number], smallest),
+            **{"level": levels[number], "p_value": p_values[number], "p_holm": adjusted[number]},
         }
-        accuracies = {arm: outcomes.accuracies(claim, arm) for arm in ("better", "baseline")}
-        answered.append(Answered(row, accuracies))
+        answered.append(Answered(row, found[number].means))
     return answered
 
 
-def line_of(claim: Mapping[str, Any]) -> float:
-    """What the true effect must be above for the claim to hold."""
-    return -claim["margin"] if claim["kind"] == "non_inferiority" else claim["margin"]
+def _evidence(
+    claim: Mapping[str, Any], settings: Mapping[str, Any], outcomes: Outcomes, values: Values
+) -> Evidence:
+    source = outcomes if claim["measure"] == TOP1 else values
+    means = {arm: source.means(claim, arm) for arm in ("better", "baseline")}
+    if claim["measure"] == TOP1:
+        matrix = outcomes.matrix(claim)
+        draws, images = matrix.shape
+        resampled = estimate(matrix, np.random.default_rng(settings["seed"]), settings["resamples"])
+        return Evidence(resampled, draws, images, None, means)
+    effects, reason = values.effects(claim), values.why_undecided(claim)
+    return Evidence(student(effects, comparable=reason is None), len(effects), None, reason, means)
 
 
-def answer_of(low: float, high: float, line: float) -> str:
+def _shown(
+    measured: Measured, evidence: Evidence, line: float, level: float, smallest: float
+) -> dict[str, Any]:
+    """The columns about the effect, in the claim's unit; null where nothing is known of its error."""
+    found = evidence.estimate
+    low, high = found.interval(level)
+    shown: dict[str, Any] = {
+        "unit": measured.unit,
+        "draws": evidence.draws,
+        "images": evidence.images,
+        "side": measured.side,
+        "line": measured.shown(line),
+        "estimate": measured.shown(found.mean),
+        **dict.fromkeys(("standard_error", "low", "high", "detectable")),
+        "answer": answer_of(low, high, line, measured.side),
+        "reason": evidence.reason,
+    }
+    if evidence.reason is None:
+        shown |= {
+            "standard_error": found.standard_error,
+            "low": measured.shown(low),
+            "high": measured.shown(high),
+            "detectable": measured.distance(line, found.detectable(smallest)),
+        }
+    return shown
+
+
+def answer_of(low: float, high: float, line: float, side: str = ABOVE) -> str:
     """The answer that an interval gives: only one that lies wholly on one side of the line decides."""
-    if low > line:
-        return REPLICATED
-    return NOT_REPLICATED if high < line else UNDECIDED
+    if not low <= line <= high:
+        return REPLICATED if (low > line) == (side == ABOVE) else NOT_REPLICATED
+    return UNDECIDED
 
 
 def holm_levels(

@@ -4,6 +4,7 @@ Of D draws (training images, and all that the seed decides) and I test images, d
 image i. Model: x_di = mu + a_d + b_i + e_di with independent a, b and e (crossed random effects).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,32 +15,26 @@ CHUNK = 500
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(ABC):
     """A mean, and what it may deviate by.
 
     Attributes:
-        mean: Over all draws and images.
-        standard_error: Of the mean, see `standard_error`.
+        mean: Of the effects.
+        standard_error: Of the mean.
         freedom: Its degrees of freedom.
-        deviations: Resampled means less the mean, sorted, of the given standard error; float64 (resamples,).
     """
 
     mean: float
     standard_error: float
     freedom: float
-    deviations: np.ndarray
 
+    @abstractmethod
     def interval(self, level: float) -> tuple[float, float]:
-        """The percentile interval: it excludes just the lines whose p-value is at most 1 - level."""
-        beyond = int((1 - level) * (len(self.deviations) + 1) / 2)
-        return self.mean + float(self.deviations[beyond - 1]), self.mean + float(self.deviations[-beyond])
+        """It excludes just the lines whose p-value is at most 1 - level."""
 
+    @abstractmethod
     def p_value(self, line: float) -> float:
         """Two-sided, of the true mean being at `line`."""
-        count = len(self.deviations) + 1
-        below = 1 + int(np.sum(self.mean + self.deviations <= line))
-        above = 1 + int(np.sum(self.mean + self.deviations >= line))
-        return min(1.0, 2 * min(below, above) / count)
 
     def detectable(self, level: float, power: float = 0.8) -> float:
         """The smallest true effect that an interval of that level excludes 0 for, with that power.
@@ -51,7 +46,30 @@ class Estimate:
         return float(nctdtrinc(self.freedom, 1 - power, critical)) * self.standard_error
 
 
-def estimate(values: np.ndarray, random: np.random.Generator, resamples: int) -> Estimate:
+@dataclass(frozen=True)
+class Resampled(Estimate):
+    """A mean over draws and images, `standard_error` by the function of that name.
+
+    Attributes:
+        deviations: Resampled means less the mean, sorted, of that standard error; float64 (resamples,).
+    """
+
+    deviations: np.ndarray
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """The percentile interval."""
+        beyond = int((1 - level) * (len(self.deviations) + 1) / 2)
+        return self.mean + float(self.deviations[beyond - 1]), self.mean + float(self.deviations[-beyond])
+
+    def p_value(self, line: float) -> float:
+        """Two-sided, of the true mean being at `line`, by how many resamples lie beyond it."""
+        count = len(self.deviations) + 1
+        below = 1 + int(np.sum(self.mean + self.deviations <= line))
+        above = 1 + int(np.sum(self.mean + self.deviations >= line))
+        return min(1.0, 2 * min(below, above) / count)
+
+
+def estimate(values: np.ndarray, random: np.random.Generator, resamples: int) -> Resampled:
     """The mean of `values` with its two-way bootstrap, of the right variance and tails.
 
     Resampling two crossed factors counts the noise of single cells three times (Owen 2007, The pigeonhole
@@ -73,7 +91,7 @@ def estimate(values: np.ndarray, random: np.random.Generator, resamples: int) ->
         middle = np.abs(normal) < 1e-9
         stretch = np.where(middle, 1.0, stdtrit(freedom, ranks) / np.where(middle, 1.0, normal))
         deviations = np.sort(deviations * stretch * (error / spread))
-    return Estimate(float(values.mean()), error, freedom, deviations)
+    return Resampled(float(values.mean()), error, freedom, deviations)
 
 
 def two_way_deviations(values: np.ndarray, random: np.random.Generator, resamples: int) -> np.ndarray:

@@ -19,6 +19,31 @@ class RunKeys(NamedTuple):
     recipe: str
     seed: int
 
+    def __str__(self) -> str:
+        return "/".join(map(str, self))
+
+
+def keys_of(claim: Mapping[str, Any], arm: str, pair: Mapping[str, Any]) -> RunKeys:
+    """The run of an arm in one of a claim's pairs."""
+    return RunKeys(claim["backbone"], pair["target"], pair[arm], claim[arm]["recipe"], pair["seed"])
+
+
+def run_of(path: Path) -> RunKeys:
+    """The run that a file's folders name.
+
+    Raises:
+        PipelineError: If they name none.
+    """
+    names = path.absolute().parts[-6:-1]
+    number = names[-1].removeprefix("seed")
+    if len(names) < 5 or not number.isdecimal():
+        raise PipelineError(
+            f"{path}: not named .../backbone/target/selection/recipe/seedN/{path.name}, "
+            "so the run is not known"
+        )
+    backbone, target, selection, recipe, _ = names
+    return RunKeys(backbone, target, selection, recipe, int(number))
+
 
 class Outcomes:
     """Outcomes of runs on test images, read when they are first asked for.
@@ -31,7 +56,7 @@ class Outcomes:
     """
 
     def __init__(self, predictions: Sequence[Path]):
-        self._paths = {_run_of(path): path for path in predictions}
+        self._paths = {run_of(path): path for path in predictions}
         self._read: dict[RunKeys, tuple[list[str], np.ndarray]] = {}
 
     def right(self, run: RunKeys) -> tuple[list[str], np.ndarray]:
@@ -42,7 +67,7 @@ class Outcomes:
         """
         if run not in self._read:
             if run not in self._paths:
-                raise PipelineError(f"no predictions were given of the run {'/'.join(map(str, run))}")
+                raise PipelineError(f"no predictions were given of the run {run}")
             path = self._paths[run]
             columns = ["sample_id", "split", "label", "prediction"]
             table = read_table("predictions", path, columns, filters=[("split", "=", "test")])
@@ -74,7 +99,7 @@ class Outcomes:
         for pairs in claim["draws"]:
             row: Any = 0.0
             for weight, pair in zip(_weights(claim["kind"], pairs), pairs, strict=True):
-                better, baseline = (_keys(claim, arm, pair) for arm in ("better", "baseline"))
+                better, baseline = (keys_of(claim, arm, pair) for arm in ("better", "baseline"))
                 first = first or better
                 for run in (better, baseline):
                     self._require_same_images(first, run)
@@ -85,11 +110,11 @@ class Outcomes:
             raise PipelineError(f"claim {claim['claim']!r}: found one test image; expected at least two")
         return matrix
 
-    def accuracies(self, claim: Mapping[str, Any], arm: str) -> dict[int | None, float]:
+    def means(self, claim: Mapping[str, Any], arm: str) -> dict[int | None, float]:
         """Mean top-1 accuracy of an arm's runs, by the number of training images of each class."""
         found: dict[int | None, list[float]] = {}
         for pair in (pair for pairs in claim["draws"] for pair in pairs):
-            found.setdefault(pair["images"], []).append(self.right(_keys(claim, arm, pair))[1].mean())
+            found.setdefault(pair["images"], []).append(self.right(keys_of(claim, arm, pair))[1].mean())
         return {images: float(np.mean(values)) for images, values in found.items()}
 
     def _require_same_images(self, first: RunKeys, run: RunKeys) -> None:
@@ -123,19 +148,3 @@ def _weights(kind: str, pairs: Sequence[Mapping[str, Any]]) -> np.ndarray:
     if kind == "trend":
         return halving_weights([pair["images"] for pair in pairs])
     return np.full(len(pairs), 1 / len(pairs))
-
-
-def _keys(claim: Mapping[str, Any], arm: str, pair: Mapping[str, Any]) -> RunKeys:
-    return RunKeys(claim["backbone"], pair["target"], pair[arm], claim[arm]["recipe"], pair["seed"])
-
-
-def _run_of(path: Path) -> RunKeys:
-    names = path.absolute().parts[-6:-1]
-    number = names[-1].removeprefix("seed")
-    if len(names) < 5 or not number.isdecimal():
-        raise PipelineError(
-            f"{path}: not named .../backbone/target/selection/recipe/seedN/predictions.parquet, "
-            "so the run is not known"
-        )
-    backbone, target, selection, recipe, _ = names
-    return RunKeys(backbone, target, selection, recipe, int(number))

@@ -4,18 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.claims.answer import Answered
+from pipeline.claims.measures import MEASURES, TIME, decimals_of, factor_of, unit_in_words
+from pipeline.evaluation.catalogue import NATS, SHARE
 
-ASKED = {
-    "difference": "{better} - {baseline} above {line:+.1f}",
-    "non_inferiority": "{better} - {baseline} above {line:+.1f}",
-    "trend": "growth of ({better} - {baseline}) per halving of the training images above {line:+.1f}",
-}
 RULE = """\
-Effects are in points of top-1 accuracy, paired by draw of training images and seed. An interval is over
-draws and test images, at the level that Holm's procedure gives it among the {count} claims, so that all
-answers together are right with {level:.4g} % confidence. A claim is replicated if its interval lies wholly
-above the line, not replicated if wholly below, undecided otherwise. A true effect as far beyond the line
-as is told as detectable would be decided with 80 % power at the strictest of these levels.
+Effects are paired by draw of training images and seed. An interval of top-1 accuracy is over draws and test
+images, one of any other measure Student's over draws; each is at the level that Holm's procedure gives it
+among the {count} claims, so that all answers together are right with {level:.4g} % confidence. A claim is
+replicated if its interval lies wholly on the side of the line that was asked for, not replicated if wholly
+on the other, undecided otherwise. A true effect as far beyond the line as is told as detectable would be
+decided with 80 % power at the strictest of these levels. Effects in % of the baseline are geometric means.
 """
 
 
@@ -27,21 +25,41 @@ def claims_text(answered: Sequence[Answered], settings: Mapping[str, Any]) -> st
 
 def _claim(number: int, one: Answered) -> str:
     row = one.row
-    points = {key: 100 * row[key] for key in ("line", "estimate", "low", "high", "detectable")}
-    asked = ASKED[row["kind"]].format(better=row["better"], baseline=row["baseline"], line=points["line"])
+    factor = factor_of(row["unit"])
+    told = {
+        key: factor * row[key]
+        for key in ("line", "estimate", "low", "high", "detectable")
+        if row[key] is not None
+    }
+    decimals = decimals_of(row["unit"], told.values())
+    effect = f"{row['better']} - {row['baseline']}"
+    if row["kind"] == "trend":
+        effect = f"growth of ({effect}) per halving of the training images"
+    unit = unit_in_words(row["measure"], row["unit"])
+    found = f"{told['estimate']:+.{decimals}f}"
+    if row["reason"] is None:
+        found += (
+            f", {100 * row['level']:.4g} % interval {told['low']:+.{decimals}f} to "
+            f"{told['high']:+.{decimals}f}, p {row['p_value']:.4f}, Holm {row['p_holm']:.4f}"
+        )
+    images = f", {row['images']} test images" if row["images"] is not None else ""
     lines = [
         f"{number}. {row['claim']}: {row['answer'].upper()}",
-        f"   asked       {asked}",
-        f"   found       {points['estimate']:+.2f}, {100 * row['level']:.4g} % interval "
-        f"{points['low']:+.2f} to {points['high']:+.2f}, p {row['p_value']:.4f}, Holm {row['p_holm']:.4f}",
-        f"   detectable  {points['detectable']:.2f} beyond the line",
-        f"   from        {row['draws']} draws, {row['images']} test images, {row['backbone']}",
+        f"   asked       {effect} {row['side']} {told['line']:+.{decimals}f}, in {unit}",
+        f"   found       {found}",
+        f"   detectable  {told['detectable']:.{decimals}f} beyond the line"
+        if row["reason"] is None
+        else f"   undecided   {row['reason']}",
+        f"   from        {row['draws']} draws{images}, {row['backbone']}",
     ]
     for arm in ("better", "baseline"):
-        means = ", ".join(_accuracy(images, mean) for images, mean in one.accuracies[arm].items())
+        means = ", ".join(_mean(row["measure"], *found) for found in one.means[arm].items())
         lines.append(f"   {arm:<11} {row[arm]}: {means}")
     return "\n".join([*lines, ""])
 
 
-def _accuracy(images: int | None, mean: float) -> str:
-    return f"{100 * mean:.1f} %" + (f" with {images} images a class" if images is not None else "")
+def _mean(measure: str, images: int | None, mean: float) -> str:
+    unit = MEASURES[measure].unit
+    told = f"{100 * mean:.1f} %" if unit == SHARE else f"{mean:.{decimals_of(unit, [mean])}f}"
+    told += f" {unit}" if unit in (NATS, TIME) else ""
+    return told + (f" with {images} images a class" if images is not None else "")

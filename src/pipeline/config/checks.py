@@ -1,8 +1,10 @@
 """What no single section can know: names that no entry has, and combinations that cannot work."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any, TypeGuard
 
+from pipeline.config.analysis import FeatureMap
 from pipeline.config.backbones import AnyBackbone, Elsewhere, KeptEpoch, PretrainedHere
 from pipeline.config.claims import AnyClaim
 from pipeline.config.datasets import PLACEHOLDER, ClassMeans, is_labelled
@@ -85,11 +87,14 @@ def impossible(config: Config) -> Iterator[Problem]:
             yield from _bad_reuse(config, path, experiment, backbone)
         yield from _bad_recall(config, path, experiment)
         yield from _bad_domain_gap(config, path, experiment)
+        if experiment.feature_map and not experiment.recipes:
+            yield (*path, "feature_map"), "this experiment has no recipes, so no run whose features to draw"
     yield from _twice(config)
     for index, claim in enumerate(config.claims.questions):
         for key, message in unpaired(config, claim):
             yield ("claims", "questions", index, key), message
     yield from _measured_in_two_ways(config)
+    yield from _drawn_in_two_ways(config)
 
 
 def _unknown(path: Path, names: Iterable[str], entries: Mapping[str, Any], kind: str) -> Iterator[Problem]:
@@ -327,6 +332,23 @@ def _measured_in_two_ways(config: Config) -> Iterator[Problem]:
                     f"recipe {run.recipe!r} are measured in another way than in experiments[{earlier}]"
                 )
                 yield ("experiments", index, "domain_gap"), message
+                break
+
+
+def _drawn_in_two_ways(config: Config) -> Iterator[Problem]:
+    """Features that would be panels of one figure and are drawn in different ways."""
+    first: dict[tuple[str, str], tuple[int, FeatureMap]] = {}
+    for index, experiment in enumerate(config.experiments):
+        if experiment.feature_map is None:
+            continue
+        for pair in product(experiment.backbones, experiment.targets):
+            earlier, other = first.setdefault(pair, (index, experiment.feature_map))
+            if other != experiment.feature_map:
+                message = (
+                    f"features by backbone {pair[0]!r} on target {pair[1]!r} are drawn in another way than "
+                    f"in experiments[{earlier}], whose figure they share"
+                )
+                yield ("experiments", index, "feature_map"), message
                 break
 
 

@@ -4,10 +4,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Count, Fraction, Name, Positive, Seed, Settings, Share
+from pipeline.claims.measures import MEASURES, TOP1
+from pipeline.config.base import Between, Count, Fraction, Name, Number, Positive, Seed, Settings, Share
+from pipeline.evaluation.catalogue import SHARE
 
 # Resamples beyond either end of the widest interval; with fewer its ends are chance.
 FEWEST_BEYOND = 5
+Measure = Literal[
+    "top1",
+    "top5",
+    "mean_per_class",
+    "negative_log_likelihood",
+    "expected_calibration_error",
+    "s_dbw",
+    "scat",
+    "dens_bw",
+    "s_dbw_coin",
+    "intra_class_spread",
+    "inter_class_spread",
+    "seconds",
+]
+COMPARED_BY = (
+    "What runs are compared by: top-1 accuracy, over draws and test images; or over draws alone another "
+    "metric of the test part, or `seconds` of training of all of a run's stages. Less is better of "
+    "`seconds`, `negative_log_likelihood`, `expected_calibration_error`, S_Dbw and its terms, and "
+    "`intra_class_spread`."
+)
 
 
 class Arm(Settings):
@@ -35,19 +57,59 @@ class Claim(Settings):
 
 
 class Difference(Claim):
-    """`better` is above `baseline`, by more than a margin."""
+    """`better` is ahead of `baseline` by more than a margin: above it, or below it where less is better."""
 
     kind: Literal["difference"]
-    margin: Fraction = Field(0.0, description="Top-1 accuracy, in 0..1, that the difference must exceed.")
+    measure: Measure = Field("top1", description=COMPARED_BY)
+    margin: Number = Field(
+        0.0,
+        ge=0,
+        description="What the difference must exceed, in the measure's unit: accuracies in 0..1, seconds.",
+    )
+    relative_margin: Fraction | None = Field(
+        None,
+        description="Instead, as a share of what `baseline` has, by paired ratios; 0.05 is 5 %. Not of "
+        "`top1`.",
+    )
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> "Difference":
+        _require_fitting(self)
+        return self
 
 
 class NonInferiority(Claim):
     """`better` is not worse than `baseline` by more than a margin."""
 
     kind: Literal["non_inferiority"]
-    margin: Annotated[Positive, Field(lt=1)] = Field(
-        description="Top-1 accuracy, in 0..1, that it may be worse by; 0.01 is a point."
+    measure: Measure = Field("top1", description=COMPARED_BY)
+    margin: Positive | None = Field(
+        None,
+        description="What it may be worse by, in the measure's unit: accuracies in 0..1 (0.01 is a point), "
+        "seconds. Either this or `relative_margin`.",
     )
+    relative_margin: Between | None = Field(
+        None,
+        description="The same as a share of what `baseline` has, by paired ratios; 0.05 is 5 %. Not of "
+        "`top1`.",
+    )
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> "NonInferiority":
+        self._require_one("margin", "relative_margin")
+        _require_fitting(self)
+        return self
+
+
+def _require_fitting(claim: Difference | NonInferiority) -> None:
+    """Raise ValueError where a margin does not go with the measure."""
+    margin, relative = claim.margin, claim.relative_margin
+    if relative is not None and claim.measure == TOP1:
+        raise ValueError("relative_margin: top1 is compared image by image, not by ratios; give margin")
+    if relative is not None and margin:
+        raise ValueError("found both of margin and relative_margin; give one")
+    if margin is not None and margin >= 1 and MEASURES[claim.measure].unit == SHARE:
+        raise ValueError(f"margin: found {margin:g}; expected a number below 1 for {claim.measure}")
 
 
 class Trend(Claim):
@@ -58,6 +120,7 @@ class Trend(Claim):
     """
 
     kind: Literal["trend"]
+    measure: Literal["top1"] = Field("top1", description="Trends are of top-1 accuracy.")
     margin: Fraction = Field(
         0.0, description="Top-1 accuracy, in 0..1, by which the gain must grow with each halving."
     )
@@ -67,7 +130,7 @@ AnyClaim = Annotated[Difference | NonInferiority | Trend, Field(discriminator="k
 
 
 class Claims(Settings):
-    """What to ask of the runs; answered by intervals over draws and test images (docs/methods.md)."""
+    """What to ask of the runs; answered by intervals (docs/methods.md, Claims)."""
 
     questions: list[AnyClaim] = Field(default_factory=list, description="The claims, answered together.")
     level: Annotated[Share, Field(lt=1)] = Field(
@@ -81,7 +144,7 @@ class Claims(Settings):
     @model_validator(mode="after")
     def _enough_resamples(self) -> "Claims":
         wanted = round(2 * FEWEST_BEYOND * len(self.questions) / (1 - self.level))
-        if self.resamples < wanted:
+        if self.resamples < wanted and any(question.measure == TOP1 for question in self.questions):
             raise ValueError(
                 f"resamples: {self.resamples} are too few for {len(self.questions)} claims at level "
                 f"{self.level}; expected at least {wanted}"

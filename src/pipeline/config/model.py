@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from pipeline.config.analysis import DomainGap
+from pipeline.config.analysis import DomainGap, FeatureMap
 from pipeline.config.backbones import AnyBackbone, KeptEpoch, PretrainedHere
 from pipeline.config.base import Count, Name, Seed, Settings
 from pipeline.config.claims import Claims
@@ -46,6 +46,9 @@ class Experiment(Settings):
     )
     domain_gap: DomainGap | None = Field(
         None, description="How to measure the domain gap of its selections; not measured by default."
+    )
+    feature_map: FeatureMap | None = Field(
+        None, description="How to draw its runs' features; not drawn by default."
     )
 
 
@@ -119,6 +122,16 @@ class Config(Settings):
                 selections = [run.selection] if own else experiment.selections
                 recipe = run.recipe if own else reusing[0]
                 yield Gap(run, source, tuple(selections), recipe, experiment.domain_gap)
+
+    def mapped(self) -> list[Run]:
+        """Every run whose features are drawn, once."""
+        return list(dict.fromkeys(run for entry in self.experiments for run in self.mapped_by(entry)))
+
+    def mapped_by(self, experiment: Experiment) -> list[Run]:
+        """The runs of one experiment whose features are drawn: those with its first seed."""
+        if experiment.feature_map is None:
+            return []
+        return [run for run in self.runs_of(experiment) if run.seed == experiment.seeds[0]]
 
     def rankings(self) -> list[Ranking]:
         """Every selection for a target that an experiment makes, once, in the order of the config."""

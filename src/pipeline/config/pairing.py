@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from pipeline.claims.measures import SECONDS, TOP1
 from pipeline.config.claims import AnyClaim, Arm
 from pipeline.config.datasets import NumberPerClass
 from pipeline.config.model import NO_SELECTION, Config
@@ -27,6 +28,8 @@ class DrawKey(NamedTuple):
 
 Draws = dict[DrawKey, list[Pair]]
 Problem = tuple[str, str]
+# The table that a measure is read from; the metrics where it is not here.
+TABLES = {TOP1: "predictions", SECONDS: "timings"}
 
 
 def runs_of_arm(config: Config, claim: AnyClaim, arm: Arm, target: str) -> dict[int, list[Run]]:
@@ -57,17 +60,13 @@ def draws_of(config: Config, claim: AnyClaim) -> Draws:
     return {key: pairs for key, pairs in draws.items() if {pair.images for pair in pairs} == sizes}
 
 
-def paired_runs(config: Config) -> list[Run]:
-    """Every run that a claim is about, once."""
-    return list(
-        dict.fromkeys(
-            run
-            for claim in config.claims.questions
-            for pairs in draws_of(config, claim).values()
-            for pair in pairs
-            for run in (pair.better, pair.baseline)
-        )
-    )
+def claimed_tables(config: Config) -> dict[str, list[Run]]:
+    """By name the tables that answer the claims, and the runs whose table is read, each once."""
+    read: dict[str, list[Run]] = {"predictions": [], "metrics": [], "timings": []}
+    for claim in config.claims.questions:
+        of_runs = [run for pairs in draws_of(config, claim).values() for pair in pairs for run in pair[-2:]]
+        read[TABLES.get(claim.measure, "metrics")] += of_runs
+    return {table: list(dict.fromkeys(runs)) for table, runs in read.items()}
 
 
 def claims_settings(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config.backbones import AnyBackbone, Checkpoint, Elsewhere, KeptEpoch, Preprocessing
 from pipeline.config.datasets import AnyDataset, ClassMeans, Published
+from pipeline.config.floor_runs import Floor, floors
 from pipeline.config.model import NO_SELECTION, Config, Experiment
 from pipeline.config.runs import Gap, Ranking, Run
 from pipeline.config.search import Rung
@@ -28,8 +29,8 @@ TRAINING = (
     "schedule",
     "augmentation",
 )
-# What the stage before fine-tuning depends on beside its training.
-STAGE = ("initialise", "batch_norm")
+# What the stage before fine-tuning depends on.
+STAGE = (*TRAINING, "initialise", "batch_norm", "fit_on", "evaluate_every")
 
 
 class Stage(NamedTuple):
@@ -206,7 +207,7 @@ class Resolver:
         settings = self.finetuning_settings(run) if trial is None else self.trial_settings(run, trial)
         if settings["initialise"]["name"] == "none":
             return None
-        own = {key: settings[key] for key in (*TRAINING, *STAGE, "fit_on")}
+        own = {key: settings[key] for key in STAGE}
         own["chosen"] = [key for key in settings["chosen"] if key.split(".")[0] in own]
         taken = [key for key in own["chosen"] if key in self._taken_keys(run.recipe)]
         searches = []
@@ -335,6 +336,47 @@ class Resolver:
         """Modules that the measurement of a gap loads by name."""
         reuse = self.config.recipes[gap.recipe].reuse.name
         return [self.architecture_module(gap.run.backbone), f"pipeline.reuse.{reuse}"]
+
+    def mapped_pairs(self) -> dict[tuple[str, str], list[Run]]:
+        """By backbone and target, the runs whose features are drawn side by side."""
+        pairs: dict[tuple[str, str], list[Run]] = {}
+        for run in self.config.mapped():
+            pairs.setdefault((run.backbone, run.target), []).append(run)
+        return pairs
+
+    def map_settings(self, backbone: str, target: str) -> dict[str, Any]:
+        """How the features of a backbone and its runs on a target are drawn; all experiments agree."""
+        experiment = next(
+            entry
+            for entry in self.config.experiments
+            if entry.feature_map and backbone in entry.backbones and target in entry.targets
+        )
+        assert experiment.feature_map is not None
+        return experiment.feature_map.plain()
+
+    def map_floors(self) -> dict[tuple[str, str], Floor]:
+        """By backbone and target of drawn runs, the floor whose metrics are of the untouched features."""
+        pairs = self.mapped_pairs()
+        # A linear probe comes after nearest neighbours, and is the one where there are both.
+        return {
+            (floor.backbone, floor.target): floor
+            for floor in floors(self.config)
+            if floor.run is None and (floor.backbone, floor.target) in pairs
+        }
+
+    def map_panels(self) -> list[dict[str, Any]]:
+        """Each drawn model: of each pair the untouched backbone, then its runs.
+
+        Keys, method and ``measured``, the name that its metrics have for a recipe; None without metrics.
+        """
+        panels = []
+        for pair, runs in self.mapped_pairs().items():
+            method, floor = self.map_settings(*pair)["method"], self.map_floors().get(pair)
+            untouched = {"backbone": pair[0], "target": pair[1], "selection": None, "recipe": None}
+            measured = floor.row()["recipe"] if floor else None
+            panels.append({**untouched, "seed": None, "method": method, "measured": measured})
+            panels += [{**run.keys(), "method": method, "measured": run.recipe} for run in runs]
+        return panels
 
     def finetuning_components(self, run: Run) -> list[str]:
         """Modules that a run's settings name."""

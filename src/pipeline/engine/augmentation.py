@@ -9,6 +9,9 @@ import torch.nn.functional as functional
 
 # Numbers each image draws: crop y, crop x, area, ratio, flip, three jitters, grey, blur, sigma.
 DRAWS = 11
+# Values of stored images that change together on a CPU: what lies between two operations then stays in
+# its cache, and memory is not asked of the system anew for each of them.
+TOGETHER = 2**20
 
 
 class Augmentation:
@@ -40,7 +43,10 @@ class Augmentation:
         Returns:
             float32 (n, 3, crop, crop), normalised, channels last in memory.
         """
-        return self.normalise.pixels(self.change(images, torch.from_numpy(draws).to(images.device), cut))
+        numbers, together = torch.from_numpy(draws).to(images.device), _together(images)
+        parts = zip(images.split(together), numbers.split(together), strict=True)
+        changed = [self.normalise.pixels(self.change(*part, cut)) for part in parts]
+        return torch.cat(changed) if len(changed) > 1 else changed[0]
 
     def boxes(self, sides: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """The random resized crop of images of any size: a share of the area, of a ratio from 3:4 to 4:3.
@@ -95,12 +101,11 @@ class Augmentation:
         half_width = torch.clamp(torch.sqrt(area * torch.exp(log_ratio)), max=1.0)
         half_height = torch.clamp(torch.sqrt(area * torch.exp(-log_ratio)), max=1.0)
         mirror = 1 - 2 * self._flipped(numbers).float()
-        transform = torch.zeros(len(images), 2, 3, device=images.device)
-        transform[:, 0, 0] = half_width * mirror
-        transform[:, 0, 2] = (2 * numbers[:, 1] - 1) * (1 - half_width)
-        transform[:, 1, 1] = half_height
-        transform[:, 1, 2] = (2 * numbers[:, 0] - 1) * (1 - half_height)
-        grid = functional.affine_grid(transform, [len(images), 3, self.crop, self.crop], align_corners=False)
+        # As affine_grid gives it, but without its product of matrices: nothing is turned or sheared here.
+        steps = (2 * torch.arange(self.crop, device=images.device) + 1) / self.crop - 1
+        grid = torch.empty(len(images), self.crop, self.crop, 2, device=images.device)
+        grid[..., 0] = _along(steps, half_width * mirror, half_width, numbers[:, 1])[:, None, :]
+        grid[..., 1] = _along(steps, half_height, half_height, numbers[:, 0])[:, :, None]
         pixels = images.permute(0, 3, 1, 2).float().div_(255)
         return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
@@ -144,6 +149,25 @@ class Normalisation:
         """Normalise float32 (n, 3, height, width) in 0..1, in place."""
         pixels.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
         return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _along(steps: torch.Tensor, scale: torch.Tensor, half: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Where one side of a crop reads, from -1 to 1 of the image's, (n, crop).
+
+    Args:
+        steps: Middles of the crop's pixels from -1 to 1, (crop,).
+        scale: What they are multiplied by, (n,): `half`, or minus `half` to mirror.
+        half: Length of the crop as a share of the image's, (n,).
+        place: Where it lies, 0 at one end and 1 at the other, (n,).
+    """
+    return scale[:, None] * steps + ((2 * place - 1) * (1 - half))[:, None]
+
+
+def _together(images: torch.Tensor) -> int:
+    """How many images change together: on a CPU a few, but one for each thread; on a GPU all."""
+    if images.device.type != "cpu":
+        return max(1, len(images))
+    return max(torch.get_num_threads(), TOGETHER // images.shape[1:].numel())
 
 
 def _window(numbers: torch.Tensor, size: int, crop: int) -> torch.Tensor:

@@ -18,6 +18,12 @@ from pipeline.tables import read_table
 
 # Keys of an entry that decide no image, or that a manifest does not record.
 WITHOUT_EFFECT = {"metric", "shards", "concepts", "path", "root"}
+# Sets of torchvision whose counts are known here (Krizhevsky 2009, *Learning Multiple Layers of Features*).
+TORCHVISION = {
+    "CIFAR10": {"classes": 10, "train": 50_000, "test": 10_000},
+    "CIFAR100": {"classes": 100, "train": 50_000, "test": 10_000},
+}
+PRINTED = "published counts, split and subset applied to classes of equal size"
 
 
 class Count(NamedTuple):
@@ -35,8 +41,8 @@ def count_images(name: str, entry: AnyDataset, results: Path) -> Count | None:
     """The images of a dataset; None where nothing at hand says.
 
     Its manifest is asked first, then local files, listed as the dataset's job would list them. Of a
-    published set the printed counts are taken, with `split` and `subset` applied as if all classes were
-    of one size: a few images off, since shares are rounded class by class.
+    published set, and of CIFAR, the printed counts are taken, with `split` and `subset` applied as if all
+    classes were of one size: a few images off, since shares are rounded class by class.
 
     Args:
         name: Of the entry.
@@ -49,9 +55,10 @@ def count_images(name: str, entry: AnyDataset, results: Path) -> Count | None:
     manifest = results / "datasets" / name / "manifest.parquet"
     if manifest.exists() and _is_of(manifest, entry):
         return _count(read_table("manifest", manifest, ["split"])["split"].to_pylist(), "manifest")
-    if isinstance(entry, Published):
-        return Count(_printed(entry), "published counts, split and subset applied to classes of equal size")
-    if isinstance(entry, ClassMeans | TorchvisionSet) or not Path(entry.path).exists():
+    if isinstance(entry, Published | TorchvisionSet):
+        counts = _printed(entry)
+        return None if counts is None else Count(_parts(entry, counts), PRINTED)
+    if isinstance(entry, ClassMeans) or not Path(entry.path).exists():
         return None
     settings = entry.plain()
     rows, _ = arrange(importlib.import_module(f"pipeline.datasets.{entry.format}").read(settings), settings)
@@ -72,16 +79,24 @@ def _deciding(settings: dict[str, Any]) -> str:
     return to_json({k: value for k, value in settings.items() if k not in {*WITHOUT_EFFECT, "content"}})
 
 
-def _printed(entry: Published) -> dict[str, int]:
-    """Images by part as the set's counter printed them, `split` and `subset` applied."""
+def _printed(entry: Published | TorchvisionSet) -> dict[str, int] | None:
+    """Classes and images of a set's parts as its counter printed them; None where nothing here says."""
+    if isinstance(entry, TorchvisionSet):
+        return TORCHVISION.get(entry.name)
     known = load_set(entry.name)
     counts = known.expected("official") | known.expected(entry.counts)
-    classes = counts["classes"]
-    train = counts["train"] if "train" in counts else (known.train_per_class or 0) * classes
+    if known.train_per_class:
+        counts = {"train": known.train_per_class * counts["classes"]} | counts
+    return counts
+
+
+def _parts(entry: Published | TorchvisionSet, counts: dict[str, int]) -> dict[str, int]:
+    """Images by part, `split` and `subset` applied."""
+    classes, train = counts["classes"], counts.get("train", 0)
     validation = counts.get("validation", 0)
     test = counts["test"] if "test" in counts else max(counts.get("images", 0) - train - validation, 0)
     parts = {"train": train, "validation": validation, "test": test}
-    shares = {"test": entry.split.test, "validation": entry.split.validation}
+    shares = {"test": entry.split.test, "validation": entry.split.validation} if entry.split else {}
     cut = {part: int(train * share + 0.5) for part, share in shares.items() if not parts[part]}
     parts |= {**cut, "train": train - sum(cut.values())}
     if entry.subset is None:

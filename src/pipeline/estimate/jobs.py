@@ -108,7 +108,7 @@ def _pretraining(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 
 
 def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
-    """The shards of every dataset whose units a ranking reads, or whose features floors classify."""
+    """The shards of every dataset whose units a ranking reads, or whose features are classified or drawn."""
     config, rankings = resolver.config, resolver.config.rankings()
     pairs = dict.fromkeys((r.backbone, name) for r in rankings for name in (r.source, r.target))
     pairs |= dict.fromkeys(pair for pair in _classified(config) if has_features(config, pair[0]))
@@ -122,8 +122,9 @@ def _features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
 
 
 def _classified(config: Config) -> list[tuple[str, str]]:
-    """Backbones and targets whose features floors classify."""
-    return list(dict.fromkeys((floor.backbone, floor.target) for floor in floors(config)))
+    """Backbones and targets whose features floors classify, or figures show."""
+    pairs = [(floor.backbone, floor.target) for floor in floors(config)]
+    return list(dict.fromkeys([*pairs, *((run.backbone, run.target) for run in config.mapped())]))
 
 
 def _floor_features(resolver: Resolver, counts: Counts) -> Iterator[Job]:
@@ -153,16 +154,23 @@ def _initialisations(resolver: Resolver, counts: Counts) -> Iterator[Job]:
         if stage is None:
             continue
         folder = f"initialisations/{run.backbone}/{run.target}/{stage.key}/seed{run.seed}"
-        if folder in made or "share" not in stage.settings["initialise"]:
+        if folder in made:
             continue
         made.add(folder)
         settings = {**stage.settings, "seed": run.seed}
-        count, share = counts(run.target), (0, settings["initialise"]["share"])
-        images = count and trained_images(settings, count.of(settings["fit_on"]), share)[0]
+        images = _initialised_images(settings, counts(run.target))
         # A linear probe passes the backbone forward only.
         passes = 1 if settings["initialise"]["name"] == "linear_probe" else TRAINED
         forwards = images and passes * images
         yield Job(INITIALISATION, run.backbone, run.target, images, forwards, folder, settings)
+
+
+def _initialised_images(settings: Mapping[str, Any], count: Count | None) -> int | None:
+    """Images that a first stage trains on: none where it takes no share of the budget."""
+    if "share" not in settings["initialise"]:
+        return 0
+    share = (0, settings["initialise"]["share"])
+    return count and trained_images(settings, count.of(settings["fit_on"]), share)[0]
 
 
 def _trials(resolver: Resolver, counts: Counts) -> Iterator[Job]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.evaluation.s_dbw import SDbw, UndefinedError, s_dbw, s_dbw_of_tong
 from pipeline.progress import log
+from pipeline.s_dbw import SDbw, UndefinedError, s_dbw, s_dbw_of_tong
 
 # Features that are normalised together.
 ROWS = 8_192

@@ -4,13 +4,14 @@ import numpy as np
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.finetuning.target import Target
+from pipeline.s_dbw import s_dbw_where_defined
 
 # Images whose features are followed.
 FOLLOWED = 256
 
 
 class Validation:
-    """Accuracy, and how far features have moved since this was made.
+    """Accuracy, how far features have moved since this was made, and how they stand to their classes.
 
     Args:
         target: Its images.
@@ -29,13 +30,19 @@ class Validation:
         Returns:
             ``top1``, the share of images whose class the head says, in 0..1; ``feature_distance``, the
             mean over at most `FOLLOWED` images of the Euclidean distance between the penultimate feature
-            now and at first, over the mean norm of those features at first.
+            now and at first, over the mean norm of those features at first; ``s_dbw`` (lower is better) where
+            it is defined.
         """
         logits, features = self.target.outputs(self.model, self.rows)
-        hits = logits.argmax(1) == self.target.samples.labels[self.rows]
+        labels = self.target.samples.labels[self.rows]
+        hits = logits.argmax(1) == labels
         moved = np.linalg.norm(features[self.followed] - self.first, axis=1)
         before = np.linalg.norm(self.first, axis=1)
-        return {"top1": float(hits.mean()), "feature_distance": float(moved.mean() / before.mean())}
+        return {
+            "top1": float(hits.mean()),
+            "feature_distance": float(moved.mean() / before.mean()),
+            **s_dbw_where_defined(features, labels),
+        }
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -7,7 +7,9 @@ from typing import Any
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.files import load_backbone, save_backbone
+from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.device import prepare_device
+from pipeline.engine.inference import forward_all
 from pipeline.engine.learner import Learner
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
@@ -19,6 +21,7 @@ from pipeline.images.cache import open_images
 from pipeline.images.originals import open_originals
 from pipeline.initialisation.carried import save_carried
 from pipeline.provenance import Provenance
+from pipeline.s_dbw import s_dbw_where_defined
 from pipeline.tables import Samples, read_samples
 
 
@@ -87,5 +90,21 @@ def _train(
     )
     if stage["schedule"] == "restart":
         window = window.in_cycles(1)
-    optimiser = Optimiser(settings["optimiser"], backbone.encoder, learner.heads)
-    fit(learner, optimiser, {"target": stream}, settings, window, workspace)
+    validation = samples.rows(*{"validation"}.difference(settings["fit_on"]))
+    normalise = Normalisation(backbone.description.preprocessing)
+
+    def evaluate() -> dict[str, float]:
+        (features,) = forward_all(
+            backbone, lambda pixels: (backbone(pixels),), stream.images, validation, normalise, stream.device
+        )
+        return s_dbw_where_defined(features, samples.labels[validation])
+
+    fit(
+        learner,
+        Optimiser(settings["optimiser"], backbone.encoder, learner.heads),
+        {"target": stream},
+        settings,
+        window,
+        workspace,
+        evaluate=evaluate if len(validation) else None,
+    )

@@ -30,6 +30,8 @@ def main(
     recall_figures: Annotated[Path | None, typer.Option(help="Folder of its figures.")] = None,
     claims: Annotated[Path | None, typer.Option(help="The claims.")] = None,
     domain_gap: Annotated[Path | None, typer.Option(help="The gap_and_accuracy table.")] = None,
+    feature_maps: Annotated[Path | None, typer.Option(help="The feature_maps table.")] = None,
+    feature_map_figures: Annotated[Path | None, typer.Option(help="Folder of its figures.")] = None,
     initialisation: Annotated[
         list[Path] | None, typer.Option(help="Folder of a first stage at one seed; repeat it.")
     ] = None,
@@ -59,6 +61,8 @@ def main(
             recall_figures=recall_figures,
             claims=claims,
             domain_gap=domain_gap,
+            feature_maps=feature_maps,
+            feature_map_figures=feature_map_figures,
         )
         write_report(inputs, output, step.settings)
 

@@ -37,6 +37,8 @@ class Inputs:
     recall_figures: Path | None
     claims: Path | None
     domain_gap: Path | None
+    feature_maps: Path | None
+    feature_map_figures: Path | None
 
 
 class Way(NamedTuple):

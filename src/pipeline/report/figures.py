@@ -3,9 +3,11 @@
 Nothing in a figure is text from the data; names stand in the page around it.
 """
 
+import base64
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -274,3 +276,8 @@ def value_limits(lines: Sequence[Line]) -> tuple[float, float]:
 
 def _spread(line: Line) -> np.ndarray:
     return line.deviation if line.deviation is not None else np.zeros_like(line.mean)
+
+
+def svg_uri(path: Path) -> str:
+    """A figure that an earlier step drew, as a data URI."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -85,6 +85,11 @@ class Floors:
     below: list[Scores]
     panel: Panel | None
 
+    @property
+    def shown(self) -> list[str]:
+        """The parts that any of them has been measured on, validation first."""
+        return [part for part in reversed(PARTS) if any(part in floor.parts for floor in self.floors)]
+
 
 def read_floors(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> list[Floors]:
     """The floors of each pair that has any.
@@ -135,9 +140,11 @@ def _floors(comparison: Comparison, runs: Sequence[Run], identity: str) -> Floor
 
 
 def _floor(name: str, runs: Sequence[Run], metric: str) -> Floor:
-    symbol = SYMBOLS[runs[0].choices[0].setting]
+    setting = runs[0].choices[0].setting
+    symbol = SYMBOLS[setting]
     chosen = sorted({choice.value for run in runs for choice in run.choices if choice.chosen})
-    tried = dict.fromkeys(choice.value for choice in runs[0].choices)
+    ends = (0.0, 1.0) if setting == WITH_CURVE else ()
+    tried = dict.fromkeys(choice.value for choice in runs[0].choices if choice.value not in ends)
     parts = {}
     for part in PARTS:
         values = [run.values[part, metric] for run in runs if (part, metric) in run.values]

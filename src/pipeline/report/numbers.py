@@ -2,24 +2,13 @@
 
 from math import floor, log10
 
+from pipeline.evaluation.catalogue import METRICS, SHARE
+
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
-METRICS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "mean_per_class": "mean per-class accuracy",
-    "negative_log_likelihood": "negative log-likelihood",
-    "expected_calibration_error": "calibration error",
-    "s_dbw": "S_Dbw",
-    "scat": "Scat",
-    "dens_bw": "Dens_bw",
-    "s_dbw_coin": "S_Dbw by COIN's code",
-    "intra_class_spread": "spread within classes",
-    "inter_class_spread": "spread between classes",
-}
 # Metrics that are shares of one.
-SHARES = ("top1", "top5", "mean_per_class", "expected_calibration_error")
-# Metrics of the feature space; of S_Dbw and its terms and of the spread within classes, less is better.
-OF_FEATURES = ("s_dbw", "scat", "dens_bw", "s_dbw_coin", "intra_class_spread", "inter_class_spread")
+SHARES = tuple(name for name, metric in METRICS.items() if metric.unit == SHARE)
+# Metrics of the feature space.
+OF_FEATURES = tuple(name for name, metric in METRICS.items() if metric.of_features)
 
 
 def number(value: float, decimals: int = 1, signed: bool = False) -> str:
@@ -42,7 +31,7 @@ def value_of(value: float, metric: str) -> str:
 
 def metric_name(metric: str) -> str:
     """A metric in words."""
-    return METRICS.get(metric, metric.replace("_", " "))
+    return METRICS[metric].words if metric in METRICS else metric.replace("_", " ")
 
 
 def metric_title(metric: str) -> str:

@@ -14,6 +14,7 @@ from pipeline.report.data import NO_SELECTION, Inputs, Run, read_backbone, read_
 from pipeline.report.described import described
 from pipeline.report.examples import Selection, examples_of_target, read_datasets, read_selection, read_units
 from pipeline.report.explanations import read_explanations
+from pipeline.report.feature_maps import read_feature_maps
 from pipeline.report.floors import read_floors
 from pipeline.report.gaps import read_gaps
 from pipeline.report.leaks import read_audit
@@ -79,6 +80,7 @@ def collect(inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
             *([("recall", "Recall")] if asked["recall"] else []),
             *([("leaks", "Leaks")] if inputs.leaks else []),
             *([("domain-gap", "Domain gap")] if asked["gaps"] else []),
+            *([("feature-maps", "Features in the plane")] if asked["feature_maps"] else []),
             ("ran", "What was run"),
             ("time", "Time"),
         ],
@@ -115,10 +117,14 @@ def _asked_for(inputs: Inputs, main_metric: Mapping[str, str]) -> dict[str, Any]
     recall = None
     if inputs.recall and inputs.recall_figures:
         recall = read_recall(inputs.recall, inputs.recall_figures)
+    feature_maps = None
+    if inputs.feature_maps and inputs.feature_map_figures:
+        feature_maps = read_feature_maps(inputs.feature_maps, inputs.feature_map_figures)
     return {
         "claims": read_claims(inputs.claims) if inputs.claims else None,
         "recall": recall,
         "gaps": read_gaps(inputs.domain_gap, main_metric) if inputs.domain_gap else [],
+        "feature_maps": feature_maps,
     }
 
 

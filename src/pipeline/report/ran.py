@@ -86,6 +86,7 @@ def what_was_run(
         *(("leaks", path) for path in inputs.leaks),
         *(("claims", path) for path in [inputs.claims] if path),
         *(("gap_and_accuracy", path) for path in [inputs.domain_gap] if path),
+        *(("feature_maps", path) for path in [inputs.feature_maps] if path),
     ]
     records = [
         *(dataset.record for dataset in datasets.values()),

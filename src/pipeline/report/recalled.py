@@ -1,6 +1,5 @@
 """Recall of concepts, and the figures that were drawn of it."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.provenance import Provenance
 from pipeline.report.data import record_of
+from pipeline.report.figures import svg_uri
 from pipeline.tables import read_table
 
 # Figures of rankings that the page holds; each is tens of kilobytes.
@@ -85,8 +85,8 @@ def read_recall(path: Path, figures: Path) -> Recall:
     return Recall(
         record_of(table),
         [_concept(*keys, rows) for keys, rows in groups.items()],
-        _data_uri(sweep) if sweep.exists() else None,
-        [(_title(file), _data_uri(file)) for file in drawn[:FIGURES]],
+        svg_uri(sweep) if sweep.exists() else None,
+        [(_title(file), svg_uri(file)) for file in drawn[:FIGURES]],
         max(len(drawn) - FIGURES, 0),
     )
 
@@ -108,7 +108,3 @@ def _concept(source: str, target: str, name: str, rows: Sequence[dict[str, Any]]
 def _title(file: Path) -> str:
     *_, backbone, source, target, _ = file.parts
     return f"{file.stem}: {source} for {target}, by {backbone}"
-
-
-def _data_uri(file: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}"

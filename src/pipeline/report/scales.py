@@ -18,7 +18,7 @@ class Scale(NamedTuple):
         low: Its least value.
         high: Its largest.
         ticks: Round values between them.
-        decimals: That tell the ticks apart in percent.
+        decimals: That tell the ticks apart, in percent of shares.
     """
 
     low: float
@@ -36,8 +36,14 @@ class Scale(NamedTuple):
         return round(MARGIN + (100 - 2 * MARGIN) * min(max(share, 0.0), 1.0), 2)
 
 
-def scale_of(values: Iterable[float], ticks: int = 6) -> Scale:
-    """The axis from the least to the largest of some shares, a little apart where they are equal."""
+def scale_of(values: Iterable[float], ticks: int = 6, hundredths: bool = True) -> Scale:
+    """The axis from the least to the largest of some values, a little apart where they are equal.
+
+    Args:
+        values: One or more.
+        ticks: About how many.
+        hundredths: Whether they are shares, whose ticks are told in percent.
+    """
     from matplotlib.ticker import MaxNLocator
 
     found = list(values)
@@ -45,8 +51,8 @@ def scale_of(values: Iterable[float], ticks: int = 6) -> Scale:
     if high - low < 1e-9:
         low, high = low - 0.01, high + 0.01
     places = MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, high)
-    step = 100 * float(places[1] - places[0])
-    decimals = next((digits for digits in range(3) if abs(step - round(step, digits)) < 1e-9), 3)
+    step = float(places[1] - places[0]) * (100 if hundredths else 1)
+    decimals = next((digits for digits in range(6) if abs(step - round(step, digits)) < 1e-9), 6)
     return Scale(low, high, [float(place) for place in places if low <= place <= high], decimals)
 
 

@@ -243,6 +243,29 @@ SCHEMAS: dict[str, TableSchema] = {
         },
         nullable=frozenset({"accuracy", "accuracy_error"}),
     ),
+    "feature_map": TableSchema(
+        "test image of one model",
+        {"sample_id": pa.string(), "label": pa.int32(), "x": pa.float64(), "y": pa.float64()},
+        optional={"z": pa.float64()},
+    ),
+    "feature_maps": TableSchema(
+        "model whose features are drawn: a run, or the untouched backbone without a recipe",
+        {
+            "backbone": NAME,
+            "target": NAME,
+            "selection": NAME,
+            "recipe": NAME,
+            "seed": pa.int64(),
+            "method": NAME,
+            "measured": NAME,
+            "images": pa.int64(),
+            "variance": pa.float64(),
+            "metric": NAME,
+            "accuracy": pa.float64(),
+            "s_dbw": pa.float64(),
+        },
+        nullable=frozenset({"selection", "recipe", "seed", "measured", "variance", "accuracy", "s_dbw"}),
+    ),
     "metrics": TableSchema(
         "run and metric",
         {
@@ -305,11 +328,14 @@ SCHEMAS: dict[str, TableSchema] = {
         {
             "claim": pa.string(),
             "kind": NAME,
+            "measure": NAME,
             "backbone": NAME,
             "better": pa.string(),
             "baseline": pa.string(),
             "draws": pa.int32(),
             "images": pa.int32(),
+            "unit": NAME,
+            "side": NAME,
             "line": pa.float64(),
             "estimate": pa.float64(),
             "standard_error": pa.float64(),
@@ -320,6 +346,8 @@ SCHEMAS: dict[str, TableSchema] = {
             "p_holm": pa.float64(),
             "detectable": pa.float64(),
             "answer": NAME,
+            "reason": pa.string(),
         },
+        nullable=frozenset({"images", "standard_error", "low", "high", "detectable", "reason"}),
     ),
 }

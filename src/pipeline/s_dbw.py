@@ -109,6 +109,19 @@ def s_dbw(
     return SDbw(float(scat), dens_bw, float(radius), own, empty)
 
 
+def s_dbw_where_defined(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """``s_dbw`` of 2001 as a metric; none where it is undefined.
+
+    Args:
+        features: As in `s_dbw`.
+        labels: As in `s_dbw`.
+    """
+    try:
+        return {"s_dbw": s_dbw(features, labels).value}
+    except UndefinedError:
+        return {}
+
+
 def s_dbw_of_tong(features: np.ndarray, labels: np.ndarray) -> SDbw:
     """The index of Tong and Tan (Journal of Electronics (China) 26, 2009), with members as centres.
 

@@ -1,0 +1,1 @@
+"""The features of all runs on a target side by side."""
