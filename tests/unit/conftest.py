@@ -87,7 +87,7 @@ def _train(results: Path, images: Path, tuning: Callable[..., dict[str, Any]]) -
     from pipeline.config.datasets import AnyDataset
     from pipeline.datasets.image_folder import read
     from pipeline.datasets.manifest import write_manifest
-    from pipeline.evaluation.metrics import evaluate
+    from pipeline.evaluation.metrics import Outputs, evaluate
     from pipeline.finetuning.finetune import finetune
     from pipeline.images.cache import write_images
     from pipeline.provenance import Provenance, digest_of_file
@@ -111,5 +111,6 @@ def _train(results: Path, images: Path, tuning: Callable[..., dict[str, Any]]) -
     finetune(manifest, pixels, weights, folder, None, json.loads(json.dumps(settings)), record)
     predictions = folder / "predictions.parquet"
     evaluated = Provenance("pipeline.evaluation", {}, "", {"predictions": digest_of_file(predictions)})
-    evaluate(predictions, folder / "metrics.parquet", {"run": KEYS}, evaluated)
+    outputs = Outputs(*(folder / f"{name}.parquet" for name in Outputs._fields))
+    evaluate(predictions, folder / "features.parquet", manifest, outputs, {"run": KEYS}, evaluated)
     return folder

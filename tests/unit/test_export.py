@@ -77,13 +77,17 @@ def test_the_card_says_what_the_tables_say(tmp_path: Path, trained_run: "Trained
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     rows = read_table("metrics", trained_run.folder / "metrics.parquet").to_pylist()
     found = {(row["split"], row["metric"]): row["value"] for row in rows}
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines()]
+    shown = {line[0]: line[1:] for line in lines if len(line) == 3}
+    parts = shown["metric"]
+    assert sorted(parts) == ["test", "validation"]
     for part, images in (("validation", 9), ("test", 15)):
-        line = next(line for line in card.splitlines() if line.startswith(f"| {part} |"))
-        _, _, count, top1, mean, likelihood, _ = (cell.strip() for cell in line.split("|"))
-        assert int(count) == images
-        assert float(top1) == pytest.approx(100 * found[part, "top1"], abs=0.051)
-        assert float(mean) == pytest.approx(100 * found[part, "mean_per_class"], abs=0.051)
-        assert float(likelihood) == pytest.approx(found[part, "negative_log_likelihood"], abs=0.00051)
+        values = {name: cells[parts.index(part)] for name, cells in shown.items()}
+        assert int(values["images"]) == images
+        assert float(values["top-1 accuracy, %"]) == pytest.approx(100 * found[part, "top1"], abs=0.051)
+        assert float(values["S_Dbw"]) == pytest.approx(found[part, "s_dbw"], abs=0.00051)
+        likelihood = found[part, "negative_log_likelihood"]
+        assert float(values["negative log-likelihood"]) == pytest.approx(likelihood, abs=0.00051)
     assert "| target, fine-tuned on | shapes | 15 | 9 | 15 |" in card
     assert "    0  cat\n    1  dog | <b>wolf<-b>\n    2  owl\n" in card
     assert "| batch size | 8 |" in card

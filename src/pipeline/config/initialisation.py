@@ -34,7 +34,11 @@ class Coin(Stage):
         0.7, gt=0, lt=1, description="Share of the budget for this stage (alpha, section 4.2)."
     )
     temperature: Positive = Field(0.3, description="Temperature (section 4.2).")
-    projection: Count = Field(128, description="Width of the projector's output.")
+    projection: Count = Field(
+        256,
+        description="Width of the projector's output; Core-tuning's (supplement C.2), whose settings COIN "
+        "takes over (section 4.2).",
+    )
     hidden: Count | None = Field(None, description="Width of its hidden layer; the feature's by default.")
 
 

@@ -136,7 +136,7 @@ class SupervisedContrastiveLearning(Settings):
     name: Literal["scl"]
     weight: Positive = Field(0.1, description="Weight lambda of the contrastive loss (COIN, section 3.2).")
     temperature: Positive = Field(0.3, description="Temperature (COIN, section 4.2).")
-    projection: Count = Field(128, description="Width of the projector's output, as in COIN's stage.")
+    projection: Count = Field(256, description="Width of the projector's output, as in COIN's stage.")
     hidden: Count | None = Field(None, description="Width of its hidden layer; the feature's by default.")
 
 
