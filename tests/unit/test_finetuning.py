@@ -18,15 +18,15 @@ from torchvision.models import ResNet18_Weights
 
 from pipeline.backbones.backbone import Backbone, Description, build_backbone
 from pipeline.backbones.files import load_backbone, read_description, save_backbone
+from pipeline.engine import distances
 from pipeline.engine import train as engine
+from pipeline.engine.distances import spread
 from pipeline.engine.streams import Batch
 from pipeline.errors import PipelineError
-from pipeline.finetuning import validation
 from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.heads import same_class
 from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.reused import SourceFiles, selected_images
-from pipeline.finetuning.validation import spread
 from pipeline.initialisation.initialise import initialise
 from pipeline.objectives.cross_entropy import CrossEntropy
 from pipeline.provenance import Provenance
@@ -217,7 +217,7 @@ def test_history_says_how_far_features_have_moved(
     tuned: Callable[..., Path], target: Any, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of five of the nine validation images, the last after training against the first before it."""
-    monkeypatch.setattr(validation, "FOLLOWED", 5)
+    monkeypatch.setattr(distances, "FOLLOWED", 5)
     folder = tuned(evaluate_every=1)
     rows = read_table("history", folder / "history.parquet").to_pylist()
     found = [row["value"] for row in rows if row["metric"] == "feature_distance"]

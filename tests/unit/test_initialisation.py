@@ -97,9 +97,10 @@ def test_coin_trains_the_backbone_and_hands_its_projector_over(
     }
 
 
-def test_s_dbw_of_the_validation_part_is_followed(
-    staged: Callable[..., Path], tmp_path: Path, make_dataset: Callable[..., Any]
+def test_features_of_the_validation_part_are_followed(
+    staged: Callable[..., Path], tmp_path: Path, weights: Path
 ) -> None:
+    """Their S_Dbw, and how far they have moved from the pre-trained ones."""
     folder = staged("coin", evaluate_every=2)
     rows = read_table("history", folder / "history.parquet").to_pylist()
     found = {row["epoch"]: row["value"] for row in rows if row["metric"] == "s_dbw"}
@@ -113,6 +114,12 @@ def test_s_dbw_of_the_validation_part_is_followed(
         features = backbone(inputs).numpy()
     expected = s_dbw(features, samples.labels[validation]).value
     assert found[2] == pytest.approx(expected, rel=1e-4)
+    with torch.no_grad():
+        first = load_backbone(weights).eval()(inputs).numpy()
+    moved = np.sqrt(((features - first) ** 2).sum(1)).sum() / np.sqrt((first**2).sum(1)).sum()
+    found = {row["epoch"]: row["value"] for row in rows if row["metric"] == "feature_distance"}
+    assert found == {2: pytest.approx(moved, rel=1e-3)}
+    assert moved > 0.01
 
 
 def test_a_linear_probe_trains_its_head_alone(staged: Callable[..., Path], weights: Path) -> None:

@@ -1,7 +1,13 @@
-"""How far training has moved the weights of a backbone."""
+"""How far training has moved the weights of a backbone, and the features it gives."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import nn
+
+# Images whose features are followed.
+FOLLOWED = 256
 
 
 class Distances:
@@ -24,3 +30,30 @@ class Distances:
             return {}
         norms = [torch.linalg.vector_norm(w - f) for w, f in zip(self.weights, self.first, strict=True)]
         return dict(zip(self.names, torch.stack(norms).tolist(), strict=True))
+
+
+class FeatureDistance:
+    """How far the features of some images have moved since this was made.
+
+    Args:
+        count: Images, one at least.
+        features: Gives those of some of them, by int64 positions (m,) to (m, width).
+    """
+
+    def __init__(self, count: int, features: Callable[[np.ndarray], np.ndarray]):
+        self.followed = spread(np.arange(count), FOLLOWED)
+        self.first = features(self.followed)
+
+    def of(self, features: np.ndarray) -> float:
+        """The mean distance over the images followed, in mean norms of their first features.
+
+        Args:
+            features: Of all images now, (count, width); at most `FOLLOWED` of them, evenly spread, count.
+        """
+        moved = np.linalg.norm(features[self.followed] - self.first, axis=1)
+        return float(moved.mean() / np.linalg.norm(self.first, axis=1).mean())
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many rows, evenly over all: a manifest often goes class by class."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]

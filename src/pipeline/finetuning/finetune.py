@@ -13,6 +13,7 @@ from pipeline.backbones.backbone import Backbone, build_backbone
 from pipeline.backbones.files import load_backbone, save_backbone
 from pipeline.backbones.kept import KeptEpochs
 from pipeline.engine.device import prepare_device
+from pipeline.engine.distances import spread
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, target_stream
@@ -25,7 +26,7 @@ from pipeline.finetuning.learner import FineTuning
 from pipeline.finetuning.outputs import write_outputs, write_tables
 from pipeline.finetuning.reused import Reused, SourceFiles, kind_of_reuse, reused_images, source_stream
 from pipeline.finetuning.target import Target, open_target
-from pipeline.finetuning.validation import Validation, spread
+from pipeline.finetuning.validation import Validation
 from pipeline.images.cache import open_images
 from pipeline.images.originals import open_originals
 from pipeline.initialisation.carried import take_over

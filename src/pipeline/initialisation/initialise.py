@@ -1,19 +1,22 @@
 """Run the stage before fine-tuning."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.files import load_backbone, save_backbone
 from pipeline.engine.augmentation import Normalisation
 from pipeline.engine.device import prepare_device
+from pipeline.engine.distances import FeatureDistance
 from pipeline.engine.inference import forward_all
 from pipeline.engine.learner import Learner
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
-from pipeline.engine.streams import target_stream
+from pipeline.engine.streams import ImageStream, target_stream
 from pipeline.engine.train import fit
 from pipeline.engine.window import Window
 from pipeline.engine.workspace import Workspace
@@ -91,14 +94,7 @@ def _train(
     if stage["schedule"] == "restart":
         window = window.in_cycles(1)
     validation = samples.rows(*{"validation"}.difference(settings["fit_on"]))
-    normalise = Normalisation(backbone.description.preprocessing)
-
-    def evaluate() -> dict[str, float]:
-        (features,) = forward_all(
-            backbone, lambda pixels: (backbone(pixels),), stream.images, validation, normalise, stream.device
-        )
-        return s_dbw_where_defined(features, samples.labels[validation])
-
+    evaluate = _evaluation(backbone, stream, validation, samples.labels[validation])
     fit(
         learner,
         Optimiser(settings["optimiser"], backbone.encoder, learner.heads),
@@ -106,5 +102,28 @@ def _train(
         settings,
         window,
         workspace,
-        evaluate=evaluate if len(validation) else None,
+        evaluate=evaluate,
     )
+
+
+def _evaluation(
+    backbone: Backbone, stream: ImageStream, rows: np.ndarray, labels: np.ndarray
+) -> Callable[[], dict[str, float]] | None:
+    """How far features of the validation part move from here on, and how they stand to its classes."""
+    if not len(rows):
+        return None
+    normalise = Normalisation(backbone.description.preprocessing)
+
+    def features(some: np.ndarray) -> np.ndarray:
+        (found,) = forward_all(
+            backbone, lambda images: (backbone(images),), stream.images, rows[some], normalise, stream.device
+        )
+        return found
+
+    moved = FeatureDistance(len(rows), features)
+
+    def evaluate() -> dict[str, float]:
+        found = features(np.arange(len(rows)))
+        return {"feature_distance": moved.of(found), **s_dbw_where_defined(found, labels)}
+
+    return evaluate
