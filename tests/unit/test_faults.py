@@ -92,7 +92,13 @@ def make_stage(
     target = make_dataset(folder / "target", seed=1)
     save_backbone(folder / "weights.safetensors", build_backbone(DESCRIPTION, 3), record)
     paths = (*target.paths, folder / "weights.safetensors")
-    first = {"initialise": COIN, "batch_norm": "trained", "fit_on": ["train"], "seed": 0}
+    first = {
+        "initialise": COIN,
+        "batch_norm": "trained",
+        "fit_on": ["train"],
+        "may_diverge": False,
+        "seed": 0,
+    }
     settings = {
         "finetuning": tuning(budget={"epochs": 4, "iterations": None}, evaluate_every=1),
         "initialisation": training(budget={"epochs": 8, "iterations": None}) | first,
@@ -274,9 +280,10 @@ def test_step_that_memory_does_not_hold(
         with pytest.raises(PipelineError) as failure:
             stage.train(tmp_path / "run")
     assert str(failure.value) == (
-        "no memory left for a step with batch_size 8, accumulate 1, precision float32. Try batch_size: 4 "
-        "with accumulate: 2, which gives steps of as many images, or precision: bfloat16, or a smaller "
-        "network or smaller images. The last good checkpoint is kept."
+        "no memory left for a step with batch_size 8, accumulate 1, precision float32. Try precision: "
+        "bfloat16, or batch_size: 4 with accumulate: 2, which gives steps of as many images (an objective "
+        "that compares the images of a batch sees half of them together), or a smaller network or "
+        "smaller images. The last good checkpoint is kept."
     )
     assert_checkpoint_of_epoch(tmp_path / "run", 2)
     stage.train(tmp_path / "run")

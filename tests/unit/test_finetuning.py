@@ -566,7 +566,7 @@ def after_coin(
         **{"temperature": 0.3, "projection": 4, "hidden": None},
     }
     folder = tmp_path_factory.mktemp("coin")
-    own = {"initialise": stage, "batch_norm": "trained", "fit_on": ["train"], "seed": 0}
+    own = {"initialise": stage, "batch_norm": "trained", "fit_on": ["train"], "may_diverge": False, "seed": 0}
     settings = training(budget={"epochs": 4, "iterations": None}, **own)
     initialise(target.manifest, target.images, weights, folder, settings, record)
     return folder / "weights.safetensors"

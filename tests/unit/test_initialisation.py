@@ -1,7 +1,8 @@
 """The stage before fine-tuning: what each does to the weights, what it hands over, its schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ DESCRIPTION = Description(
     preprocessing={"resize": 10, "crop": 10, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
     class_names=["class 0", "class 1"],
 )
+SGD = {
+    **{"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
+    **{"head_ratio": 1.0, "groups": {}, "layer_decay": 1.0},
+}
 STAGES = {
     "coin": {
         **{"name": "coin", "share": 0.5, "schedule": "joint", "temperature": 0.3},
@@ -60,16 +65,22 @@ def staged(
     target = make_dataset(tmp_path / "target", seed=1)
 
     def run(
-        name: str, seed: int = 0, folder: str = "stage", evaluate_every: int = 10, **changes: Any
+        name: str,
+        seed: int = 0,
+        folder: str = "stage",
+        training_changes: Mapping[str, Any] = MappingProxyType({}),
+        may_diverge: bool = False,
+        **changes: Any,
     ) -> Path:
         settings = training(
-            evaluate_every=evaluate_every,
             budget={"epochs": 4, "iterations": None},
             initialise=STAGES[name] | changes,
             batch_norm="trained",
             fit_on=["train"],
+            may_diverge=may_diverge,
             seed=seed,
         )
+        settings |= training_changes
         initialise(target.manifest, target.images, weights, tmp_path / folder, settings, record)
         return tmp_path / folder
 
@@ -101,7 +112,7 @@ def test_features_of_the_validation_part_are_followed(
     staged: Callable[..., Path], tmp_path: Path, weights: Path
 ) -> None:
     """Their S_Dbw, and how far they have moved from the pre-trained ones."""
-    folder = staged("coin", evaluate_every=2)
+    folder = staged("coin", training_changes={"evaluate_every": 2})
     rows = read_table("history", folder / "history.parquet").to_pylist()
     found = {row["epoch"]: row["value"] for row in rows if row["metric"] == "s_dbw"}
     assert list(found) == [2]
@@ -120,6 +131,17 @@ def test_features_of_the_validation_part_are_followed(
     found = {row["epoch"]: row["value"] for row in rows if row["metric"] == "feature_distance"}
     assert found == {2: pytest.approx(moved, rel=1e-3)}
     assert moved > 0.01
+
+
+def test_a_stage_that_may_diverge_leaves_the_weights_it_began_with(
+    staged: Callable[..., Path], weights: Path
+) -> None:
+    fatal = {"optimiser": {**SGD, "learning_rate": 1e30}}
+    with pytest.raises(PipelineError, match="the loss is"):
+        staged("coin", folder="strict", training_changes=fatal)
+    folder = staged("coin", training_changes=fatal, may_diverge=True)
+    before, after = load_file(weights), load_file(folder / "weights.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_linear_probe_trains_its_head_alone(staged: Callable[..., Path], weights: Path) -> None:

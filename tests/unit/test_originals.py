@@ -195,7 +195,13 @@ def test_every_training_step_cuts_crops_where_the_backbone_says(
             settings = tuning(augmentation=CROPPED)
             finetune(*paths, weights(stored), out, None, settings, record, originals=originals)
         elif step == "initialisation":
-            settings = plain | {"initialise": COIN, "batch_norm": "trained", "fit_on": ["train"], "seed": 0}
+            settings = plain | {
+                "initialise": COIN,
+                "batch_norm": "trained",
+                "fit_on": ["train"],
+                "may_diverge": False,
+                "seed": 0,
+            }
             initialise(*paths, weights(stored), out, settings, record, originals)
         else:
             settings = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluation import s_dbw as module
+from pipeline import s_dbw as module
 from pipeline.s_dbw import UndefinedError, s_dbw, s_dbw_of_tong
 
 DATA = ("low2d", "overlap4d", "high64d")

@@ -56,7 +56,7 @@ def recipe() -> Callable[..., dict[str, Any]]:
             "initialise": {"name": "coin", "share": 0.5, "projection": 8},
             **changes,
         }
-        return {**complete_settings("recipes", given, ""), "fit_on": ["train"]}
+        return {**complete_settings("recipes", given, ""), "fit_on": ["train"], "may_diverge": False}
 
     return make
 

@@ -172,7 +172,7 @@ def steps(
         "seed": 0,
         "method": common | {"name": "supervised"},
     }
-    parts = {"initialise": COIN, "batch_norm": "trained", "fit_on": ["train"]}
+    parts = {"initialise": COIN, "batch_norm": "trained", "fit_on": ["train"], "may_diverge": False}
     contrastive = augmentation | {"resized_crop": [0.3, 1.0], "colour_jitter": 0.4, "grey": 0.2}
     first = common | parts | {"augmentation": contrastive, "seed": 0}
     second = (
@@ -186,7 +186,6 @@ def steps(
             "from_scratch": False,
             "checkpoint": "best",
             "predict": ["validation", "test"],
-            "may_diverge": False,
             "until": 1.0,
             "keep_epochs": [EPOCHS + 1],
             "run": RUN,

@@ -47,9 +47,10 @@ class Floor(NamedTuple):
 
 
 def is_baseline(recipe: Recipe) -> bool:
-    """Whether a recipe is plain fine-tuning: from the backbone, with neither a first stage nor reuse."""
+    """Whether a recipe is plain fine-tuning: of the whole backbone, with neither a first stage nor reuse."""
     parts = (recipe.initialise.name, recipe.objective.name, recipe.reuse.name)
-    return parts == ("none", "cross_entropy", "none") and not recipe.from_scratch
+    plain = parts == ("none", "cross_entropy", "none")
+    return plain and recipe.trainable == "all" and not recipe.from_scratch
 
 
 def baselines(config: Config) -> list[str]:

@@ -15,8 +15,8 @@ from pipeline.config.training import Training
 from pipeline.errors import did_you_mean
 from pipeline.nested import with_values
 
-# Settings that decide which jobs there are, and what they run on.
-UNSEARCHED = ("from_scratch", "gpu")
+# Settings that decide which jobs there are, what they read, and what they run on.
+UNSEARCHED = ("from_scratch", "gpu", "fit_on", "reuse.leaks")
 
 
 class Recipe(Training):
@@ -80,6 +80,12 @@ class Recipe(Training):
             raise ValueError(
                 "objective rifle does not go with initialise linear_probe, whose head it would lose"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _every_gpu_has_images(self) -> "Recipe":
+        if self.batch_size < self.gpu:
+            raise ValueError(f"batch_size {self.batch_size} leaves some of gpu {self.gpu} without an image")
         return self
 
     def _first_epochs(self, epochs: int) -> int:
@@ -184,7 +190,7 @@ class Recipe(Training):
 
 def _may_differ(path: str) -> bool:
     """Whether the setting at a key path may be searched or tuned: it decides nothing but a run's result."""
-    return path.split(".")[0] not in UNSEARCHED and not path.endswith(".name")
+    return not {path, path.split(".")[0]}.intersection(UNSEARCHED) and not path.endswith(".name")
 
 
 def epochs_until(share: float, epochs: int) -> int:

@@ -30,7 +30,7 @@ TRAINING = (
     "augmentation",
 )
 # What the stage before fine-tuning depends on.
-STAGE = (*TRAINING, "initialise", "batch_norm", "fit_on", "evaluate_every")
+STAGE = (*TRAINING, "initialise", "batch_norm", "fit_on", "evaluate_every", "may_diverge")
 
 
 class Stage(NamedTuple):

@@ -127,7 +127,11 @@ class Training(Settings):
 
     budget: Budget = Field(description="How long to train.")
     batch_size: Count = Field(256, description="Images in a batch (of the target, where data is reused).")
-    accumulate: Count = Field(1, description="Batches whose gradients are added before a step.")
+    accumulate: Count = Field(
+        1,
+        description="Batches whose gradients are added before a step. What compares the images of a batch, "
+        "such as a contrastive loss, sees those of one of them.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of the forward pass."
     )

@@ -77,6 +77,12 @@ def lost_connection_told() -> Iterator[None]:
         ) from error
 
 
+def wait_for_all() -> None:
+    """Go on once every process has come here: what the first has written is then there for all."""
+    if world() > 1:
+        distributed.barrier()
+
+
 def own_part(positions: np.ndarray) -> np.ndarray:
     """The rows of a batch that this process takes: as many as any other, or one fewer."""
     return np.array_split(positions, world())[rank()]

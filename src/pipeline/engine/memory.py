@@ -48,11 +48,12 @@ def _advice(training: Mapping[str, Any]) -> str:
         f"no memory left for a step with batch_size {size}, accumulate {accumulate}, precision {precision}"
     )
     ways = []
-    if size > 1:
-        ways.append(
-            f"batch_size: {size // 2} with accumulate: {2 * accumulate}, which gives steps of as many images"
-        )
     if precision != "bfloat16":
         ways.append("precision: bfloat16")
+    if size > 1:
+        ways.append(
+            f"batch_size: {size // 2} with accumulate: {2 * accumulate}, which gives steps of as many images "
+            "(an objective that compares the images of a batch sees half of them together)"
+        )
     ways.append("a smaller network or smaller images")
     return f"{found}. Try {', or '.join(ways)}. The last good checkpoint is kept."

@@ -1,8 +1,9 @@
 """The training loop, for pre-training, initialisation and fine-tuning alike."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.engine.checkpoints import load_checkpoint, save_checkpoint
 from pipeline.engine.compiling import compile_forward
 from pipeline.engine.distances import Distances
-from pipeline.engine.distributed import lost_connection_told, rank, world
+from pipeline.engine.distributed import gather, lost_connection_told, rank, wait_for_all, world
 from pipeline.engine.learner import Learner, Loss
 from pipeline.engine.memory import memory_advice
 from pipeline.engine.optimisation import Optimiser, rate_factor
@@ -92,6 +93,7 @@ def fit(
                 after_epoch(epoch + 1)
             position |= {"epoch": epoch + 1, "step": step}
             _save(learner, optimiser, workspace, position)
+    wait_for_all()
     if keep_best and workspace.best.exists():
         learner.load_state_dict(load_file(workspace.best))
 
@@ -230,7 +232,7 @@ def _not_finite(
 ) -> str:
     shown = "".join(f", {name} {value.item():g}" for name, value in parts.items())
     samples = "; ".join(
-        f"{name}: {', '.join(streams[name].sample_ids[row] for row in sorted(batch.samples))}"
+        f"{name}: {', '.join(streams[name].sample_ids[row] for row in _joint_samples(batch))}"
         for name, batch in batches.items()
     )
     return (
@@ -238,6 +240,29 @@ def _not_finite(
         "learning rate, a warm-up, or precision float32; the last good checkpoint is kept, and changed "
         "settings start anew."
     )
+
+
+def _joint_samples(batch: Batch) -> list[int]:
+    """Rows of the images of a batch in all processes: any of them may be the cause."""
+    rows: list[int] = gather(torch.from_numpy(batch.samples).to(batch.labels.device)).tolist()
+    return sorted(rows)
+
+
+@contextmanager
+def going_back(learner: nn.Module, allowed: bool) -> Iterator[None]:
+    """Where a loss may diverge, go back to the weights that there were at first if it does.
+
+    Raises:
+        DivergedError: Inside, the loss was not finite, and that is not allowed.
+    """
+    first = copy.deepcopy(learner.state_dict()) if allowed else None
+    try:
+        yield
+    except DivergedError as error:
+        if first is None:
+            raise
+        log.warning("this trial is judged by the weights it began with: %s", error)
+        learner.load_state_dict(first)
 
 
 def _resume(learner: nn.Module, optimiser: Optimiser, workspace: Workspace, window: Window) -> dict[str, Any]:

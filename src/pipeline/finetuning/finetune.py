@@ -14,10 +14,11 @@ from pipeline.backbones.files import load_backbone, save_backbone
 from pipeline.backbones.kept import KeptEpochs
 from pipeline.engine.device import prepare_device
 from pipeline.engine.distances import spread
+from pipeline.engine.memory import memory_advice
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, target_stream
-from pipeline.engine.train import DivergedError, fit
+from pipeline.engine.train import fit, going_back
 from pipeline.engine.window import Window
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError
@@ -31,7 +32,6 @@ from pipeline.images.cache import open_images
 from pipeline.images.originals import open_originals
 from pipeline.initialisation.carried import take_over
 from pipeline.objectives import Start
-from pipeline.progress import log
 from pipeline.provenance import Provenance
 from pipeline.reuse import Reuse
 
@@ -73,7 +73,8 @@ def finetune(
     target = open_target(manifest, images, pretrained.description.preprocessing, device)
     held_out = target.rows(settings["predict"])
     reused = reused_images(source, settings["reuse"]) if source else None
-    learner = _learner(pretrained, target, reused, settings, seed).to(device)
+    with memory_advice(settings):  # some objectives measure the start on training images
+        learner = _learner(pretrained, target, reused, settings, seed).to(device)
     if carried:
         take_over(carried, learner.carried)
     streams = _streams(learner, target, originals, source, reused, settings, seed)
@@ -161,8 +162,7 @@ def _fit(
         raise PipelineError(f"{manifest}: checkpoint: best needs a validation part, and it has none")
 
     optimiser = Optimiser(settings["optimiser"], learner.backbone.encoder, learner.heads, learner.pretrained)
-    at_first = copy.deepcopy(learner.state_dict()) if settings["may_diverge"] else None
-    try:
+    with going_back(learner, settings["may_diverge"]):
         fit(
             learner,
             optimiser,
@@ -174,11 +174,6 @@ def _fit(
             keep_best="top1" if best else None,
             after_epoch=lambda epoch: kept.keep(epoch, learner.backbone),
         )
-    except DivergedError as error:
-        if at_first is None:
-            raise
-        log.warning("this trial is judged by the weights it began with: %s", error)
-        learner.load_state_dict(at_first)
 
 
 def _start(pretrained: Backbone, model: Backbone, target: Target, fit_on: Sequence[str]) -> Start:

@@ -95,7 +95,7 @@ class FineTuning(Learner):
 
     def _see(self, name: str, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         """Keep what a layer gave until the objective has had it; the target passes last, or first of all."""
-        if self.training:
+        if torch.is_grad_enabled():
             self._seen[name] = output
 
     def begin_cycle(self, number: int) -> None:

@@ -17,7 +17,7 @@ from pipeline.engine.learner import Learner
 from pipeline.engine.optimisation import Optimiser
 from pipeline.engine.randomness import seeded
 from pipeline.engine.streams import ImageStream, target_stream
-from pipeline.engine.train import fit
+from pipeline.engine.train import fit, going_back
 from pipeline.engine.window import Window
 from pipeline.engine.workspace import Workspace
 from pipeline.images.cache import open_images
@@ -45,7 +45,8 @@ def initialise(
         weights: The backbone to start from.
         folder: Gets ``weights.safetensors``, ``carried.safetensors``, ``history.parquet`` and
             ``timings.parquet``.
-        settings: The training part of a recipe with ``initialise``, ``batch_norm``, ``fit_on`` and ``seed``.
+        settings: The training part of a recipe with ``initialise``, ``batch_norm``, ``fit_on``,
+            ``may_diverge`` and ``seed``.
         provenance: Kept in every file.
         originals: The images at their own sizes, where the backbone's preprocessing says that crops are
             cut from them.
@@ -95,15 +96,9 @@ def _train(
         window = window.in_cycles(1)
     validation = samples.rows(*{"validation"}.difference(settings["fit_on"]))
     evaluate = _evaluation(backbone, stream, validation, samples.labels[validation])
-    fit(
-        learner,
-        Optimiser(settings["optimiser"], backbone.encoder, learner.heads),
-        {"target": stream},
-        settings,
-        window,
-        workspace,
-        evaluate=evaluate,
-    )
+    optimiser = Optimiser(settings["optimiser"], backbone.encoder, learner.heads)
+    with going_back(learner, settings["may_diverge"]):
+        fit(learner, optimiser, {"target": stream}, settings, window, workspace, evaluate=evaluate)
 
 
 def _evaluation(

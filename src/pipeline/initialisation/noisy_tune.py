@@ -23,5 +23,7 @@ def build(backbone: Backbone, settings: Mapping[str, Any], class_names: Sequence
     with torch.no_grad():
         for parameter in backbone.encoder.parameters():
             deviation = parameter.std(correction=0)
-            parameter.add_((torch.rand_like(parameter) - 0.5) * settings["noise"] * deviation)
+            # Drawn on the CPU, whose generator is the one that is seeded.
+            uniform = torch.rand(parameter.shape).to(parameter)
+            parameter.add_((uniform - 0.5) * settings["noise"] * deviation)
     return Learner()
