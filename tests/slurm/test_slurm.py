@@ -108,7 +108,7 @@ def journey(
 ) -> Journey:
     """Start, interrupt in mid-training; start again, edit code and config, cancel in mid-training."""
     folder = copy_project(tmp_path_factory.mktemp("journey"), CONFIG)
-    code, config = folder / "src/pipeline/initialisation/__init__.py", folder / "config.yaml"
+    code, config = folder / "src/pipeline/initialisation/initialise.py", folder / "config.yaml"
     logs = folder / "results/logs/initialisations"
 
     def jobs(since: int = 0) -> list[Job]:
