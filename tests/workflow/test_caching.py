@@ -443,7 +443,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "leakage: threshold": (setting("leakage.hamming", 6), descendants("leaks")),
     "recipe: how often it is evaluated": (
         setting("recipes.coin.evaluate_every", 5),
-        descendants("finetune small/target/none/coin"),
+        descendants("initialise"),
     ),
     "experiment: fewer runs": (setting("experiments.0.selections", ["random"]), descendants("compare")),
     "experiment: another seed": (
