@@ -32,10 +32,6 @@ DESCRIPTION = Description(
     preprocessing={"resize": 10, "crop": 10, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
     class_names=["class 0", "class 1"],
 )
-SGD = {
-    **{"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
-    **{"head_ratio": 1.0, "groups": {}, "layer_decay": 1.0},
-}
 STAGES = {
     "coin": {
         **{"name": "coin", "share": 0.5, "schedule": "joint", "temperature": 0.3},
@@ -134,9 +130,9 @@ def test_features_of_the_validation_part_are_followed(
 
 
 def test_a_stage_that_may_diverge_leaves_the_weights_it_began_with(
-    staged: Callable[..., Path], weights: Path
+    staged: Callable[..., Path], weights: Path, training: Callable[..., Any]
 ) -> None:
-    fatal = {"optimiser": {**SGD, "learning_rate": 1e30}}
+    fatal = {"optimiser": {**training()["optimiser"], "learning_rate": 1e30}}
     with pytest.raises(PipelineError, match="the loss is"):
         staged("coin", folder="strict", training_changes=fatal)
     folder = staged("coin", training_changes=fatal, may_diverge=True)
